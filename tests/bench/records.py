@@ -149,11 +149,11 @@ def read_totals(
     topic: str,
     decode: Callable[[bytes], object],
     decode_value: Callable[[bytes], object] | None = None,
-    *,
-    skip: bytes = b"",
 ) -> dict[str, int]:
     """What a restart would find: the last committed value of each key of a changelog; `decode_value`: if different.
-    The key `skip` is left out."""
+
+    A key that `decode` makes an empty text is that of no sum, and is left out.
+    """
     decode_value = decode_value or decode
     consumer = Consumer(
         cluster.config(
@@ -176,9 +176,9 @@ def read_totals(
     finally:
         consumer.close()
     return {
-        str(decode(key)): int(str(decode_value(value)))
+        name: int(str(decode_value(value)))
         for key, value in last.items()
-        if value is not None and key != skip
+        if value is not None and (name := str(decode(key)))
     }
 
 

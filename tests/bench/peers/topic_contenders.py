@@ -23,17 +23,17 @@ from .contender_result import Contender, Figure
 from .environment import PROGRAMS, Python, Streams, Tell
 from .meter import metered
 
-__all__ = ["JAVA_FLAGS", "ON_TOPIC", "QUIX", "STREAMS", "WORKERS", "OnTopic", "from_java_long", "measured"]
+__all__ = ["ON_TOPIC", "KafkaStreams", "OnTopic", "OursTogether", "Quix"]
 
 Decode = Callable[[bytes], object]
 
-WORKERS = Path(__file__).parents[1] / "workers.py"
+_WORKERS = Path(__file__).parents[1] / "workers.py"
 
-QUIX = Python("quixstreams", ("quixstreams==3.28.1", "confluent-kafka==2.12.2"))
+_QUIX = Python("quixstreams", ("quixstreams==3.28.1", "confluent-kafka==2.12.2"))
 # The collector for throughput: a quarter faster here than the one that Java chooses by itself.
-JAVA_FLAGS = ("-Xmx1g", "-XX:+UseParallelGC", "-Dorg.slf4j.simpleLogger.showDateTime=true")
+_JAVA_FLAGS = ("-Xmx1g", "-XX:+UseParallelGC", "-Dorg.slf4j.simpleLogger.showDateTime=true")
 # The sums are kept in memory, as ours are in this measure.
-STREAMS = {
+_STREAMS = {
     "processing.guarantee": "exactly_once_v2",
     "num.stream.threads": "2",
     "dsl.store.suppliers.class": "org.apache.kafka.streams.state.BuiltInDslStoreSuppliers$InMemoryDslStoreSuppliers",
@@ -79,10 +79,17 @@ class Ours:
 
 @dataclass(frozen=True, slots=True)
 class OursTogether:
-    """The same agent in several workers of one group."""
+    """Workers of one group, each in a process of its own.
+
+    Attributes:
+        style: of `worker.py`.
+        decode_key: of the changelog; see `read_totals`.
+    """
 
     who: Contender
     workers: int = 2
+    style: str = "record"
+    decode_key: Decode = msgspec.json.decode
     head_only: bool = False
 
     def prepare(self, cache: Path, tell: Tell) -> None:
@@ -91,12 +98,12 @@ class OursTogether:
     def run(self, source: Source, folder: Path, cache: Path) -> Figure:
         """One run of so many processes."""
         name = f"bench-{self.who.key}-{uuid.uuid4().hex[:8]}"
-        command = [sys.executable, str(WORKERS), "--bootstrap-server", source.cluster.bootstrap_servers]
+        command = [sys.executable, str(_WORKERS), "--bootstrap-server", source.cluster.bootstrap_servers]
         command += ["--topic", source.topic, "--records", str(source.truth.records), "--name", name]
         command += ["--out", f"{folder / name}.json", "--data", str(folder / name), "--workers", str(self.workers)]
+        command += ["--style", self.style]
         changelog = f"{name}-totals-changelog"
-        decode = msgspec.json.decode
-        return measured(self.who, source, folder, name, command, changelog, decode, decode)
+        return _measured(self.who, source, folder, name, command, changelog, self.decode_key, msgspec.json.decode)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,10 +112,14 @@ class KafkaStreams:
 
     Attributes:
         settings: beyond those that all have; of Kafka Streams, under its names.
+        arguments: of `Sums.java` beyond the common ones.
+        decode_key: of the changelog; see `read_totals`.
     """
 
     who: Contender
     settings: dict[str, str]
+    arguments: tuple[str, ...] = ()
+    decode_key: Decode = bytes.decode
     head_only: bool = False
 
     def prepare(self, cache: Path, tell: Tell) -> None:
@@ -122,40 +133,55 @@ class KafkaStreams:
             "application.id": name,
             "bootstrap.servers": source.cluster.bootstrap_servers,
             "state.dir": str(folder / name),
-            **STREAMS,
+            **_STREAMS,
             **self.settings,
         }
         java, *classpath = Streams().get(cache, lambda _: None)
-        command = [java, *JAVA_FLAGS, *classpath, "bench.Sums", f"topic={source.topic}"]
-        command += [f"records={source.truth.records}", f"out={folder / name}.json"]
+        command = [java, *_JAVA_FLAGS, *classpath, "bench.Sums", f"topic={source.topic}"]
+        command += [f"records={source.truth.records}", f"out={folder / name}.json", *self.arguments]
         command += [f"{setting}={value}" for setting, value in settings.items()]
         changelog = f"{name}-totals-changelog"
-        return measured(self.who, source, folder, name, command, changelog, bytes.decode, from_java_long)
+        return _measured(self.who, source, folder, name, command, changelog, self.decode_key, _from_java_long)
+
+
+def _before_bar(key: bytes) -> str:
+    """Quix Streams writes the record's key, a bar, and the name of the value in the key's state."""
+    return key.partition(b"|")[0].decode()
 
 
 @dataclass(frozen=True, slots=True)
 class Quix:
-    """Quix Streams, in Python."""
+    """Quix Streams, in Python.
+
+    Attributes:
+        options: of `quix.py` beyond the common ones.
+        store: under the name that Quix Streams gives it.
+        decode_key, decode_value: of the changelog; see `read_totals`.
+    """
 
     who: Contender
+    options: tuple[str, ...] = ()
+    store: str = "default"
+    decode_key: Decode = _before_bar
+    decode_value: Decode = bytes.decode
     head_only: bool = True
 
     def prepare(self, cache: Path, tell: Tell) -> None:
         """Make its environment."""
-        QUIX.get(cache, tell)
+        _QUIX.get(cache, tell)
 
     def run(self, source: Source, folder: Path, cache: Path) -> Figure:
         """One run in a process of its own."""
         name = f"bench-{self.who.key}-{uuid.uuid4().hex[:8]}"
-        command = [str(QUIX.get(cache, lambda _: None)), str(PROGRAMS / "quix.py")]
+        command = [str(_QUIX.get(cache, lambda _: None)), str(PROGRAMS / "quix.py")]
         command += ["--bootstrap-server", source.cluster.bootstrap_servers, "--topic", source.topic]
         command += ["--records", str(source.truth.records), "--name", name]
-        command += ["--out", f"{folder / name}.json", "--data", str(folder / name)]
-        changelog = f"changelog__{name}--{source.topic}--default"
-        return measured(self.who, source, folder, name, command, changelog, _before_bar, bytes.decode)
+        command += ["--out", f"{folder / name}.json", "--data", str(folder / name), *self.options]
+        changelog = f"changelog__{name}--{source.topic}--{self.store}"
+        return _measured(self.who, source, folder, name, command, changelog, self.decode_key, self.decode_value)
 
 
-def measured(
+def _measured(
     who: Contender,
     source: Source,
     folder: Path,
@@ -164,18 +190,10 @@ def measured(
     changelog: str,
     decode_key: Decode,
     decode_value: Decode,
-    *,
-    skip: bytes = b"",
 ) -> Figure:
-    """Run a contender's command, and check its changelog; see `read_totals`.
-
-    Raises:
-        BenchError: the changelog is wrong.
-    """
     usage = metered(command, folder=folder, log=folder / f"{name}.log")
     outcome = Outcome.read(folder / f"{name}.json")
-    totals = read_totals(source.cluster, changelog, decode_key, decode_value, skip=skip)
-    totals.pop("", None)  # of what is no sum
+    totals = read_totals(source.cluster, changelog, decode_key, decode_value)
     wrong = source.truth.differs(truth_of(totals, outcome.records))
     if wrong:
         raise BenchError(f"{who.name}: the changelog is wrong: {wrong}")
@@ -184,14 +202,8 @@ def measured(
     return Figure(outcome.records / outcome.seconds, outcome.seconds, usage.cpu_s, peak_bytes)
 
 
-def from_java_long(value: bytes) -> int:
-    """Return what Java's serializer of longs has written."""
+def _from_java_long(value: bytes) -> int:
     return int.from_bytes(value, "big", signed=True)
-
-
-def _before_bar(key: bytes) -> str:
-    """Quix Streams writes the record's key, a bar, and the name of the value in the key's state."""
-    return key.partition(b"|")[0].decode()
 
 
 ON_TOPIC: tuple[OnTopic, ...] = (
