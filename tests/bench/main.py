@@ -18,7 +18,7 @@ import sys
 import tempfile
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -30,7 +30,7 @@ from anabranch.topics.errors import AnabranchError
 from latency import lines
 from latency import measure as measure_latency
 from measure import MEASURES, BenchError, Measure, Run, Source
-from records import fill
+from records import Truth, fill
 from report import Report, Weight
 from rich.console import Console
 
@@ -107,12 +107,12 @@ def _take_turns(
 
 
 @contextmanager
-def filled(cluster: Cluster, stem: str, count: int) -> Iterator[Source]:
-    """A topic with the first `count` records; deleted afterwards."""
+def filled(cluster: Cluster, stem: str, count: int, how: Callable[..., Truth] = fill) -> Iterator[Source]:
+    """A topic with the first `count` records; deleted afterwards. `how`: or `fill_packed`."""
     topic = f"bench-{stem}-{uuid.uuid4().hex[:8]}"
     began = time.monotonic()
     with progress.status(f"{count:,} records") as status:
-        truth = fill(cluster, topic, count, lambda done: status.update(f"{done:,} of {count:,} records"))
+        truth = how(cluster, topic, count, lambda done: status.update(f"{done:,} of {count:,} records"))
     progress.print(f"{count:,} records of {truth.keys:,} keys produced in {time.monotonic() - began:.1f} s")
     try:
         yield Source(cluster, topic, truth)

@@ -115,7 +115,7 @@ def fill(cluster: Cluster, topic: str, count: int, tell: Tell | None = None) -> 
     return truth_of(totals, count)
 
 
-def fill_packed(cluster: Cluster, topic: str, count: int) -> Truth:
+def fill_packed(cluster: Cluster, topic: str, count: int, tell: Tell | None = None) -> Truth:
     """Create `topic`, produce the first `count` records into it as packed batches; returns their truth."""
     Admin(cluster).create([TopicSpec(topic, PARTITIONS)])
     producer, partitioner = cluster.producer(), HashPartitioner(PARTITIONS)
@@ -131,13 +131,15 @@ def fill_packed(cluster: Cluster, topic: str, count: int) -> Truth:
         producer.flush(60)
         waiting[partition] = []
 
-    for order in orders(count):
+    for done, order in enumerate(orders(count)):
         user, amount, _ = order
         totals[user] = totals.get(user, 0) + amount
         partition = partitioner.partition(user.encode())
         waiting[partition].append(order)
         if len(waiting[partition]) == MAX_ROWS:
             send(partition)
+            if tell is not None:
+                tell(done)
     for partition in range(PARTITIONS):
         if waiting[partition]:
             send(partition)

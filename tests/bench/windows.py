@@ -15,17 +15,16 @@ import shutil
 import statistics
 import sys
 import tempfile
-import uuid
+from contextlib import ExitStack
 from pathlib import Path
 from typing import NamedTuple
 
 import click
 from anabranch.topics.admin import Admin
-from anabranch.topics.cluster import Cluster
 from anabranch.topics.errors import AnabranchError
 from main import broker, filled, progress
 from measure import BenchError, Measure, Run, Source
-from records import fill_packed
+from records import fill, fill_packed
 from run_outcome import Outcome
 
 
@@ -69,19 +68,17 @@ def main(records: int, repeat: int, only: tuple[str, ...], bootstrap_server: str
     logging.basicConfig(filename=folder / "bench.log")  # what librdkafka says in this process
     groups = {name: group for name, group in GROUPS.items() if not only or name in only}
     try:
-        with broker(bootstrap_server) as (cluster, _), filled(cluster, "windows", records) as plain:
-            packed = _packed(cluster, records) if any(group.packed for group in groups.values()) else plain
+        with broker(bootstrap_server) as (cluster, _), ExitStack() as topics:
+            sources: dict[bool, Source] = {}
+            for packed in dict.fromkeys(group.packed for group in groups.values()):
+                stem, how = ("packed", fill_packed) if packed else ("windows", fill)
+                sources[packed] = topics.enter_context(filled(cluster, stem, records, how))
             for name, group in groups.items():
-                _measure(name, group, packed if group.packed else plain, folder, repeat)
+                _measure(name, group, sources[group.packed], folder, repeat)
     except (BenchError, AnabranchError) as exc:
         progress.print(f"failed: {exc}", style="red", markup=False)
         sys.exit(1)
     shutil.rmtree(folder, ignore_errors=True)
-
-
-def _packed(cluster: Cluster, records: int) -> Source:
-    topic = f"bench-packed-{uuid.uuid4().hex[:8]}"
-    return Source(cluster, topic, fill_packed(cluster, topic, records))
 
 
 def _measure(name: str, group: Group, source: Source, folder: Path, repeat: int) -> None:
