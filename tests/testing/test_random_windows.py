@@ -20,6 +20,7 @@ from anabranch.agents.event_time.channel import Channel
 from anabranch.agents.tables.store import Changes, MemoryStore
 from anabranch.agents.tables.window_content import WindowContent
 from anabranch.agents.tables.window_table import WindowTable, window_contents
+from anabranch.replay.testing.topic_content import content_of
 from anabranch.topics.errors import Usage
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
@@ -268,15 +269,10 @@ def run(
     file.write_text("".join(line + "\n" for line in lines))
     with World(str(program)) as world:
         done = world.run({"sales": file}, key="user", **options)
-        late = world.environment.kafka.topics.get("random-run-world1-sales.late")
-        numbers = [json.loads(record.value)["id"] for log in late.logs for record in read(log)] if late else []
+        late = content_of("late", world.environment.kafka.topics.get("random-run-world1-sales.late"), None)
     rows = {row: (value["n"], value["total"]) for row, value in done.tables["windows"].items()}
     finals = [((v["key"], v["start"], v["end"]), (v["n"], v["total"])) for v in done.topics["finals"].values]
-    return rows, finals, sorted(numbers)
-
-
-def read(log: Any) -> list[Any]:
-    return log.read(log.start, log.end - log.start + 1, committed=True)[0]
+    return rows, finals, sorted(value["id"] for value in late.values)
 
 
 PLAIN = st.builds(

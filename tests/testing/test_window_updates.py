@@ -71,9 +71,7 @@ def test_the_last_update_of_a_window_is_the_final_one(by_key: bool) -> None:
         assert told(world)[0] == ('["ann",0,60000]', 1)
         closed = len(told(world))
         world.advance("11s")
-        assert sorted(told(world)[closed:]) == [
-            (f'["{user}",60000,120000]', 1) for user in ("ann", "bob", "cat", "dan")
-        ]
+        assert sorted(told(world)[closed:]) == [(f'["{user}",60000,120000]', 1) for user in USERS]
 
 
 def test_a_worker_that_starts_again_sends_the_open_windows_again() -> None:

@@ -52,8 +52,6 @@ def test_a_live_app_tells_what_is_complete_and_keeps_the_rest_open(kind: str, by
 PROGRAM = """
 import sys
 sys.path.insert(0, {folder!r})
-from anabranch.topics.errors import Stop, Usage
-from anabranch.topics.private_texts import HIDDEN
 from window_programs import app_of
 app = app_of({kind!r}, by_key={by_key})
 """
@@ -222,9 +220,13 @@ def test_keys_between_the_agents_may_be_tuples_within_tuples() -> None:
         assert world.table("by-user") == {((("ann", 1), "x"), 0, 10_000): {"n": 2}}
 
 
-def windows_of_sales(windows: Windows, *, by_key: bool = True, **options: Any) -> anabranch.App:
-    app = anabranch.App("windows", topic_partitions=1)
-    sales = app.topic("sales", time="at", time_unit="s", grace="0s", max_jump=None, idle_after=None, partitions=1)
+def windows_of_sales(
+    windows: Windows, *, by_key: bool = True, partitions: int = 1, max_jump: str | None = None, **options: Any
+) -> anabranch.App:
+    app = anabranch.App("windows", topic_partitions=partitions)
+    sales = app.topic(
+        "sales", time="at", time_unit="s", grace=0, max_jump=max_jump, idle_after=None, partitions=partitions
+    )
     keyed = sales.key_by("user") if by_key else sales.flow()
     keyed.window(windows, **options).aggregate("by-user", n=Count()).final().to("finals")
     return app
@@ -272,15 +274,7 @@ def test_windows_of_another_size_under_the_name_of_a_table_are_refused() -> None
 @by_key_or_not
 def test_a_crash_between_two_jumps_changes_nothing(by_key: bool) -> None:
     log = (0, 10, 5_000, 5_010, 20, 30)
-
-    def app() -> anabranch.App:
-        app = anabranch.App("windows", topic_partitions=1)
-        sales = app.topic("sales", time="at", time_unit="s", grace=0, max_jump="60s", idle_after=None, partitions=1)
-        keyed = sales.key_by("user") if by_key else sales.flow()
-        keyed.window(Tumbling("10s")).aggregate("by-user", n=Count()).final().to("finals")
-        return app
-
-    with World(app) as world:
+    with World(lambda: windows_of_sales(Tumbling("10s"), by_key=by_key, max_jump="60s")) as world:
         for number, at in enumerate(log):
             send_sales(world, at)
             (world.worker().kill if number % 2 else world.worker().stop)()
@@ -308,15 +302,8 @@ def test_where_epochs_are_cut_changes_nothing(kind: str, by_key: bool) -> None:
     assert (outcomes[0][0], outcomes[0][2]) == (rows, late)
 
 
-def sales_of_partitions(partitions: int) -> anabranch.App:
-    app = anabranch.App("windows", topic_partitions=partitions)
-    sales = app.topic("sales", time="at", time_unit="s", grace=0, max_jump=None, idle_after=None, partitions=partitions)
-    sales.key_by("user").window(Tumbling("10s")).aggregate("by-user", n=Count()).final().to("finals")
-    return app
-
-
 def test_windows_wait_for_the_partition_that_is_furthest_behind() -> None:
-    with World(lambda: sales_of_partitions(2)) as world:
+    with World(lambda: windows_of_sales(Tumbling("10s"), partitions=2)) as world:
 
         def send(at: int, partition: int) -> list[tuple[int, int]]:
             world.send("sales", {"user": "ann", "at": at}, key="ann", partition=partition)
@@ -331,7 +318,8 @@ def test_empty_partitions_of_a_bounded_run_s_input_end_as_well(tmp_path: Path) -
     program, file = tmp_path / "program.py", tmp_path / "sales.jsonl"
     program.write_text(
         f"import sys\nsys.path.insert(0, {str(Path(__file__).parent)!r})\n"
-        "from test_windows import sales_of_partitions\napp = sales_of_partitions(4)\n"
+        "from anabranch import Tumbling\nfrom test_windows import windows_of_sales\n"
+        "app = windows_of_sales(Tumbling('10s'), partitions=4)\n"
     )
     file.write_text("".join(json.dumps({"user": user, "at": at}) + "\n" for at in (1, 12) for user in ("ann", "bob")))
     with World(str(program)) as world:
@@ -369,13 +357,7 @@ def test_a_record_that_cannot_be_decoded_moves_no_time_and_one_that_the_flow_ref
 
 
 def test_one_partition_a_day_ahead_of_the_other_makes_no_record_late() -> None:
-    def app() -> anabranch.App:
-        app = anabranch.App("windows", topic_partitions=2)
-        sales = app.topic("sales", time="at", time_unit="s", grace=0, max_jump=None, idle_after=None, partitions=2)
-        sales.key_by("user").window(Tumbling("1h")).aggregate("by-user", n=Count()).final().to("finals")
-        return app
-
-    with World(app, workers=2) as world:
+    with World(lambda: windows_of_sales(Tumbling("1h"), partitions=2), workers=2) as world:
         for partition, days in ((0, 1), (1, 2)):  # partition 0 is at the end of its day before partition 1 begins
             for at in range(0, days * 86_400, 600):
                 world.send("sales", {"user": "ann", "at": at}, key="ann", partition=partition)
