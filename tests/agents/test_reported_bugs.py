@@ -152,21 +152,19 @@ async def test_faust_517_and_robinhood_340_a_killed_worker_neither_repeats_nor_l
 async def test_faust_175_an_agent_slower_than_the_poll_interval_does_not_die(lab, table_of) -> None:
     """faust-streaming/faust #175: consumers die one by one when records take long, and the application hangs."""
     topic = lab.topic(2)
-    settings = EngineSettings(session_timeout_ms=2_000, max_poll_interval_ms=2_000)
+    # Longer than a busy machine lets a process stand still, which would end the session as well.
+    settings = EngineSettings(session_timeout_ms=6_000, max_poll_interval_ms=6_000)
     app = lab.app(lab.fresh("app"), settings=settings)
     totals = app.Table("totals", default=int)
-    loop, stalls_s = asyncio.get_running_loop(), [0.0]
+    loop = asyncio.get_running_loop()
 
     @app.agent(app.topic(topic), name="total")
     async def total(stream):
         async for value in stream:
             if value == 7:
-                now_s = loop.time()
-                until_s = now_s + 2 * settings.max_poll_interval_ms / 1000
-                while now_s < until_s:
+                until_s = loop.time() + 1.5 * settings.max_poll_interval_ms / 1000
+                while loop.time() < until_s:
                     await asyncio.sleep(0.05)
-                    stalls_s.append(loop.time() - now_s)
-                    now_s += stalls_s[-1]
             totals[f"k{value % 40}"] += value
 
     lab.produce(topic, records(0, 100))
@@ -174,8 +172,7 @@ async def test_faust_175_an_agent_slower_than_the_poll_interval_does_not_die(lab
         await lab.caught_up(topic, app)
         lab.produce(topic, records(100, 200))
         await lab.caught_up(topic, app)
-        # On a busy machine the process itself may stand still for as long as a session.
-        assert runtime_of(app).status.rollbacks_total == 0 or max(stalls_s) > 0.5
+        assert runtime_of(app).status.rollbacks_total == 0
     assert table_of(app, "totals") == sums(200)
 
 
