@@ -11,6 +11,7 @@ or `current_event()` is called.
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import AsyncIterator, Callable
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NoReturn, cast
@@ -143,10 +144,8 @@ class Stream(faust.Stream[V_co]):
     def __aiter__(self) -> AsyncIterator[V_co]:
         if not self.from_engine:
             return in_memory(self, super().__aiter__())
-        # A passive stream only forwards its records: the agent iterates another one. A restarted agent keeps its clock,
-        # which knows since when partitions are silent.
-        if self.clock is None and not self._passive:
-            self.clock = clock_of(self)
+        # A passive stream only forwards its records: the agent iterates another one.
+        self.clock = None if self._passive else clock_of(self)
         return self._values() if self.clock is None else self.clock.values()
 
     async def begin(self, *, grouped: bool = False) -> None:
@@ -157,6 +156,7 @@ class Stream(faust.Stream[V_co]):
             self.context.current.begun = True
         _current_event.set(cast(Any, self._current))
         await self.maybe_start()
+        self._looks = _Looks()
         self.windows = windows_of(self) if self.clock is None else None
         if not self._registered:
             self._registered = True
@@ -512,12 +512,13 @@ _NOTHING = QueuedBatch(TopicPartition("", -1), [], 0)
 
 class _Looks:
     """Empty batches for an agent that looks after several partitions: also while one of them has records all the time,
-    it has to see to the silent ones."""
+    it has to see to the silent ones. The first comes at once: a restarted agent has lost what it did in the last one, and
+    would lose the next one likewise if it came after records that fail."""
 
     _APART_S = 1.0
 
     def __init__(self) -> None:
-        self._last_s = clock.now_s()
+        self._last_s = -math.inf
 
     def are_due(self, queue: RecordQueue, timeout_s: float) -> bool:
         """Return whether the agent gets an empty batch before the next records, because it had none for long."""

@@ -68,6 +68,7 @@ class PartitionQueue:
         retries: the waits for retries of records.
         channel_state: what the agent knows of the partition's event time, as JSON; None: nothing. It belongs to the
             progress: it is committed with the offset, and a rollback returns to the committed one.
+        silent_since_s: since when the partition has no more records; None: it has some, or nobody watches; see `Idleness`.
         state_before: the channel state before the record that the agent processes, in a tuple; None: it is not kept.
     """
 
@@ -86,6 +87,7 @@ class PartitionQueue:
         "offset",
         "poisoned",
         "retries",
+        "silent_since_s",
         "state_before",
         "unproven",
     )
@@ -103,6 +105,7 @@ class PartitionQueue:
         self.retries = RetryDelays()
         self.channel_state: object = None
         self.committed_channel_state: object = None
+        self.silent_since_s: float | None = None
         self.state_before: tuple[object] | None = None
         self.unproven = False
 

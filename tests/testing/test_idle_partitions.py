@@ -190,6 +190,59 @@ def test_a_partition_that_another_worker_had_meanwhile_is_not_idle_for_what_it_w
             world.topic("visits.late")
 
 
+def failing_elsewhere(kind: str, fails: str) -> anabranch.App:
+    """Return an app of which an agent fails at each record of partition 0: the one of the windows, or another one."""
+    app = anabranch.App("idle", topic_partitions=2)
+    visits = app.topic("visits", time="at", time_unit="s", grace="0s", idle_after="4s", partitions=2)
+
+    def good(visit: dict[str, object]) -> bool:
+        if fails == "same agent" and visit["user"] == "bad":
+            raise ValueError("refused")
+        return True
+
+    if fails == "other agent":
+
+        @app.agent(visits, name="other")
+        async def other(stream):
+            async for visit in stream:
+                if visit["user"] == "bad":
+                    raise ValueError("refused")
+
+    if kind != "table":
+        flow = visits.filter(good)
+        (flow.key_by("user") if kind == "flow by key" else flow).window(Tumbling("10s")).aggregate(
+            "by-user", n=Count()
+        ).final().to("finals")
+        return app
+
+    async def report(window, value):
+        await app.topic("finals").send(value={"key": window[0], "start": int(window[1][0] * 1000), "n": value})
+
+    table = app.Table("by-user", default=int, on_window_close=report).tumbling(10, 10)
+    by_user = table.relative_to_stream()
+
+    @app.agent(visits, name="count")
+    async def count(stream):
+        async for visit in stream:
+            if good(visit):
+                by_user[visit["user"]] += 1
+
+    return app
+
+
+@pytest.mark.parametrize("fails", ["same agent", "other agent"])
+@pytest.mark.parametrize("kind", ["flow", "flow by key", "table"])
+def test_failing_records_of_another_partition_do_not_end_the_silence(kind: str, fails: str) -> None:
+    with World(lambda: failing_elsewhere(kind, fails), start=START) as world:
+        for seconds in (1, 3):
+            visit(world, seconds, 1)
+        for seconds in range(30):
+            visit(world, 100 + seconds, 0, user="bad")
+            world.advance("1s")
+        assert len(world.dead_letters("visits")) == 30
+        assert ("ann", 0, 2) in told(world)
+
+
 def test_windows_are_looked_up_by_key_and_time() -> None:
     app = anabranch.App("lookup")
     visits = app.topic("visits", time="at", time_unit="s", grace="0s", partitions=1)
