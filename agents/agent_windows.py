@@ -290,7 +290,10 @@ class AgentWindows(WindowWriter):
         for table, content in self._contents(at):
             if name in content.inputs:
                 self._move(table, content, record)
-                is_due = is_due or content.open.has_due(content.watermark_ms)
+                if content.open.has_due(content.watermark_ms):
+                    is_due = True
+                else:
+                    content.open.close_due(content.watermark_ms)  # windows expire with the record, not with a look
         return is_due
 
     def _move(self, table: AgentWindowTable[Any], content: WindowContent, record: _Record) -> None:

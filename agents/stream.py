@@ -512,8 +512,8 @@ _NOTHING = QueuedBatch(TopicPartition("", -1), [], 0)
 
 class _Looks:
     """Empty batches for an agent that looks after several partitions: also while one of them has records all the time,
-    it has to see to the silent ones. The first comes at once: a restarted agent has lost what it did in the last one, and
-    would lose the next one likewise if it came after records that fail."""
+    it has to see to the silent ones. The first comes at once: a restarted agent has lost what it did in the last one,
+    and would lose the next one likewise if it came after records that fail."""
 
     _APART_S = 1.0
 

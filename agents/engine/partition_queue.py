@@ -68,7 +68,7 @@ class PartitionQueue:
         retries: the waits for retries of records.
         channel_state: what the agent knows of the partition's event time, as JSON; None: nothing. It belongs to the
             progress: it is committed with the offset, and a rollback returns to the committed one.
-        silent_since_s: since when the partition has no more records; None: it has some, or nobody watches; see `Idleness`.
+        silent_since_s: since when the partition has no more records; None: it has some, or nobody looks (`Idleness`).
         state_before: the channel state before the record that the agent processes, in a tuple; None: it is not kept.
     """
 

@@ -3,9 +3,9 @@
 A channel is idle because there is nothing in its log, never because it was not read: the caller says whether all of it
 was read. Time comes in as an argument.
 
-A channel keeps since when it is silent. It lives as long as the worker has its partition, as the partition's queue does,
-and longer than an agent that fails and is restarted. A partition that another worker had meanwhile is another channel:
-whatever was known of it does not count any more.
+A channel keeps since when it is silent. It lives as long as the worker has its partition, as the partition's queue
+does, and longer than an agent that fails and is restarted. A partition that another worker had meanwhile is another
+channel: whatever was known of it does not count any more.
 """
 
 from __future__ import annotations
