@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
 
-from ..topics.control_records import REPARTITION_SUFFIX, carries_control
+from ..topics.control_records import is_repartition_topic_of
 from ..topics.headers import headers_of
 from .engine.partition_queue import place_of
 from .event_time.channel import END_MS, NEVER_MS, Channel
@@ -54,7 +54,7 @@ def times_of(tables: Iterable[AgentWindowTable[Any]]) -> dict[RelativeTime, str]
 def is_behind_source(stream: Stream) -> bool:
     """Return whether a stream reads what `group_by` has made of a source topic, so that it hears of its times."""
     before, name = cast(Any, stream)._prev, stream.topic.get_topic_name()
-    own = name.endswith(REPARTITION_SUFFIX) and carries_control(name, runtime_of(stream.app).conf.id)
+    own = is_repartition_topic_of(runtime_of(stream.app).conf.id, name)
     return own and before is not None and before._prev is None
 
 

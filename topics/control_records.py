@@ -37,6 +37,7 @@ __all__ = [
     "control_records",
     "decode",
     "is_control",
+    "is_repartition_topic_of",
     "records_of",
 ]
 
@@ -112,8 +113,18 @@ def carries_control(topic: str, group: str | None = None) -> bool:
     """
     if group is None:
         return topic.endswith(REPARTITION_SUFFIX) or _TOPIC_OF_A_RUN.search(topic) is not None
-    own = topic.startswith(f"{group}-")
-    return own and (topic.endswith(REPARTITION_SUFFIX) or _GROUP_OF_A_RUN.search(group) is not None)
+    if is_repartition_topic_of(group, topic):
+        return True
+    return topic.startswith(f"{group}-") and _GROUP_OF_A_RUN.search(group) is not None
+
+
+def is_repartition_topic_of(group: str, topic: str) -> bool:
+    """Return whether a topic is a repartition topic of an app, which nobody else writes to.
+
+    Args:
+        group: id of the app, or of its bounded run.
+    """
+    return topic.startswith(f"{group}-") and topic.endswith(REPARTITION_SUFFIX)
 
 
 def is_control(message: Message) -> bool:

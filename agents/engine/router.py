@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from confluent_kafka import Message
 
 from ...topics import clock
-from ...topics.control_records import carries_control, records_of
+from ...topics.control_records import carries_control, is_repartition_topic_of, records_of
 from ...topics.errors import Stop
 from ...topics.headers import UnreadableHeaders, all_headers
 from ...topics.packed import LEAST_BYTES, PackedLimits, Rows, limits, rows_of
@@ -28,6 +28,9 @@ __all__ = ["Router", "StreamProgress"]
 
 # Approximate memory of a message besides its value, in bytes.
 _MESSAGE_BYTES = 400
+
+# What workers pack for each other is within these; see `partial_records`.
+_OWN_LIMITS = PackedLimits()
 
 _partition_of: Any = Message.partition
 _topic_of: Any = Message.topic
@@ -63,7 +66,7 @@ class Router:
     Args:
         tasks: the tasks of this worker.
         streams: all streams that have begun to iterate.
-        most: size limits for opening packed batches; None: `limits()`.
+        most: size limits for opening packed batches of topics that others write to; None: `limits()`.
         run: says which inputs are aligned; None: none.
         wait_s: see `Alignment`.
 
@@ -89,6 +92,7 @@ class Router:
         self.records_total = 0
         self.gathered_bytes = 0
         self._with_control: set[str] = set()  # topics that may hold control records
+        self._own: set[str] = set()  # repartition topics of this app
 
     def add(self, stream: RecordFeed) -> None:
         """Add a stream that begins to iterate. The caller calls `route` next."""
@@ -111,7 +115,9 @@ class Router:
             input = active.get(TopicPartition(tp.topic, tp.partition))
             if input is not None:
                 input.route([c.streams if len(c.streams) >= c.expected_streams else [] for c in channels])
-        self._with_control = {at.topic for at in active if carries_control(at.topic, group)}
+        topics = {at.topic for at in active}
+        self._with_control = {topic for topic in topics if carries_control(topic, group)}
+        self._own = {topic for topic in topics if is_repartition_topic_of(group, topic)}
         self.alignment.follow()
 
     @property
@@ -212,8 +218,9 @@ class Router:
     def _unpacked(self, at: TopicPartition, run: Iterable[Any]) -> Iterator[QueuedBatch]:
         """Split messages into batches: each packed batch is a batch of its own."""
         plain: list[Any] = []
+        most = self._limits_of(at.topic)
         for message in run:
-            rows = rows_of(*at, message, self._most)
+            rows = rows_of(*at, message, most)
             if rows is None:
                 plain.append(message)
                 continue
@@ -223,6 +230,15 @@ class Router:
             yield QueuedBatch(at, rows, message.offset() + 1)
         if plain:
             yield QueuedBatch(at, plain, plain[-1].offset() + 1)
+
+    def _limits_of(self, topic: str) -> PackedLimits:
+        """Return the size limits of the packed batches of a topic.
+
+        The settings protect from what others write. The partial results in a repartition topic were packed by workers
+        of this app within the defaults, so no worker may refuse them, whatever its settings: they would be lost to the
+        totals.
+        """
+        return _OWN_LIMITS if topic in self._own else self._most
 
     def _poison(self, message: Any) -> None:
         """Have each agent apply its failure policy to a message with unreadable headers, when its turn comes.

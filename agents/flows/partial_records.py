@@ -12,7 +12,7 @@ from itertools import accumulate
 from typing import TYPE_CHECKING, Any, cast
 
 from ...topics.output import Output
-from ...topics.packed import KEY, MAX_ROWS, PackedRecord, arrow, limits, pack
+from ...topics.packed import KEY, MAX_ROWS, PackedRecord, arrow, pack
 from ...topics.partitioners import HashPartitioner
 from ..runtime import runtime_of
 
@@ -71,12 +71,10 @@ def partial_records(
 def _packs(runtime: Runtime, topic: str) -> bool:
     """Return whether the partial results for a topic may be packed.
 
-    They may not if workers open only smaller batches, or if the topic is partitioned by range. A topic that has refused
-    a record gets plain ones, which can be compared with its rules.
+    They may not if the topic is partitioned by range. A topic that has refused a record gets plain ones, which can be
+    compared with its rules. The limits of the settings are about the batches of others: see `Router`.
     """
-    most = runtime.settings.packed or limits()
-    opened = most.rows >= MAX_ROWS and most.columns > 1 and most.size_bytes > 4 * _BATCH_BYTES
-    return opened and topic not in runtime.partitioners and topic not in runtime.context.failures.rules
+    return topic not in runtime.partitioners and topic not in runtime.context.failures.rules
 
 
 Part = tuple[list[bytes], list[bytes]]

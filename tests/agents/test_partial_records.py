@@ -22,8 +22,8 @@ PARTITIONS = 3
 def made() -> Any:
     """An app with a topic of three partitions that the engine knows."""
 
-    def make(settings: EngineSettings | None = None) -> Any:
-        app = App("partials", topic_partitions=PARTITIONS, settings=settings or EngineSettings())
+    def make() -> Any:
+        app = App("partials", topic_partitions=PARTITIONS)
         runtime_of(app).engine.rebalance.partition_counts = {"between": PARTITIONS}
         return app.topic("between")
 
@@ -68,10 +68,9 @@ def test_large_partial_results_are_plain_records(made) -> None:
     assert all(output.headers is None for output in partial_records(made(), keys, values, 7))
 
 
-@pytest.mark.parametrize("why", ["few", "an empty key", "a range partitioner", "small batches", "a refusal", "unknown"])
+@pytest.mark.parametrize("why", ["few", "an empty key", "a range partitioner", "a refusal", "unknown"])
 def test_partial_results_are_plain_records_where_packed_ones_might_be_refused(made, why: str) -> None:
-    small = EngineSettings(packed=PackedLimits(rows=100)) if why == "small batches" else None
-    topic = made(small)
+    topic = made()
     runtime = runtime_of(topic.app)
     keys, values = encoded(LEAST_ROWS - 1 if why == "few" else 2_000)
     if why == "an empty key":
@@ -88,9 +87,14 @@ def test_partial_results_are_plain_records_where_packed_ones_might_be_refused(ma
     ]
 
 
-async def test_sums_of_many_keys_travel_packed_and_those_of_few_as_records(lab, table_of, drain, monkeypatch) -> None:
+@pytest.mark.parametrize("limits", [None, PackedLimits(rows=20, size_bytes=100)])
+async def test_sums_of_many_keys_travel_packed_and_those_of_few_as_records(
+    lab, table_of, drain, monkeypatch, limits: PackedLimits | None
+) -> None:
+    """Limits are about the batches of others: a worker that sets them reads what its fellows have packed."""
     monkeypatch.setattr(module, "LEAST_ROWS", 32)  # however the records are cut into epochs
-    topic, app = lab.topic(2), lab.app(lab.fresh("app"), topic_partitions=2)
+    topic = lab.topic(2)
+    app = lab.app(lab.fresh("app"), topic_partitions=2, settings=EngineSettings(packed=limits))
     app.topic(topic, value_type=dict).key_by("k", "n").reduce(sum, "totals")
     between = f"{app.conf.id}-totals-repartition"
     many = [{"k": f"key-{n % 2_000}", "n": n} for n in range(4_000)]
