@@ -48,11 +48,14 @@ class Listeners:
         finals: are called for each window that closes.
         updates: are called for each window that has changed, and is open.
         every_s: how long a window has changed, at most, before `updates` are called; by the wall clock.
+        updated: when `updates` were called last, and how many commits the worker had made then; before that, when the
+            agent began. An agent that fails is restarted, and has to know it.
     """
 
     finals: list[Send] = field(default_factory=list["Send"])
     updates: list[Send] = field(default_factory=list["Send"])
     every_s: float = LOOK_S
+    updated: tuple[float, int] | None = None
 
 
 class WindowCloser:
@@ -71,7 +74,13 @@ class WindowCloser:
             partition.held_back = None  # of the agent function's last call
         self._seen: set[PartitionQueue] = set()
         self._left = _CHUNK  # windows that may still be sent in the running call of `close`
-        self._next_updates_s, self._more_updates = clock.now_s() + listeners.every_s, False
+        self._next_updates_s, self._more_updates = self._first_updates_s(), False
+
+    def _first_updates_s(self) -> float:
+        now_s, listeners = clock.now_s(), self._listeners
+        updated_s, commits = listeners.updated = listeners.updated or (now_s, -1)
+        was_rolled_back = commits == self._stream.context.epoch.commits_total
+        return now_s if was_rolled_back else updated_s + listeners.every_s
 
     def wait_s(self) -> float:
         """Return the seconds until the next look at the windows, although no record has come."""
@@ -131,6 +140,7 @@ class WindowCloser:
             if now_s < self._next_updates_s:
                 return
             self._next_updates_s = now_s + self._listeners.every_s
+            self._listeners.updated = now_s, stream.context.epoch.commits_total
         self._more_updates = False
         for at in list(stream.queue.partitions):
             stream.context.at(stream, at)

@@ -54,6 +54,25 @@ def test_windows_that_have_changed_are_sent_once_in_each_pace(by_key: bool) -> N
 
 
 @by_key_or_not
+def test_records_that_fail_do_not_put_updates_off(by_key: bool) -> None:
+    def make() -> anabranch.App:
+        app = anabranch.App("updates", topic_partitions=2)
+        sales = app.topic("sales", time="at", time_unit="s", grace=0, idle_after=None, partitions=2)
+        good = sales.filter(lambda sale: 1 // sale["price"])
+        table = (good.key_by("user") if by_key else good).window(Tumbling("60s")).aggregate("by-user", n=Count())
+        table.updates(every="5s").to("dashboard")
+        return app
+
+    with World(make) as world:
+        for at in range(21):
+            world.send("sales", {"user": "bad", "at": at, "price": 0}, key="bad", partition=0)
+            if at % 10 == 0:
+                world.send("sales", {"user": "ann", "at": at, "price": 1}, key="ann", partition=1)
+            world.advance("1s")
+        assert told(world) == [('["ann",0,60000]', 1), ('["ann",0,60000]', 2)]
+
+
+@by_key_or_not
 def test_the_last_update_of_a_window_is_the_final_one(by_key: bool) -> None:
     with World(lambda: app_of(by_key)) as world:
         send(world, "ann", 1)
