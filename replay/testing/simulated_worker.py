@@ -103,6 +103,7 @@ class SimulatedWorker:
             with owning(self._supervisor):
                 self._environment.loop.call_later(_LOOK_S, self._watch, life)
             return
+        self._environment.kill(life.owner)  # the process is gone, with clients that could not be closed
         error = life.error
         self._log.note(self.number, "ended", "" if error is None else described(error).partition("\n")[0])
         if error is not None:

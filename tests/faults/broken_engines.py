@@ -225,6 +225,25 @@ def an_epoch_whose_commit_a_revoke_could_not_make_goes_on() -> Generator[None]:
         yield
 
 
+@broken_engine("bank with KIP-848 and long epochs", faults="rebalance")
+def an_epoch_that_is_revoked_after_its_partitions_were_lost_goes_on() -> Generator[None]:
+    """A commit was too late, its records were processed again, and the revoke comes then: it neither commits nor drops
+    them, so their outputs are sent with the next commit, without the offsets."""
+
+    def made(real: Any) -> Any:
+        def revoked(self: Any, gone: set[Any]) -> None:
+            if self.lost and not self._context.barrier.running and self._host.stopped_by is None:
+                self._loop.end_commit()
+                self._forget(gone, Event.REVOKE)
+            else:
+                real(self, gone)
+
+        return revoked
+
+    with swapped(Rebalance, "revoked", made):
+        yield
+
+
 @broken_engine("speeds", faults="rebalance,kill")
 def agent_offsets_are_not_skipped() -> Generator[None]:
     """All agents start at the committed offset of the partition."""

@@ -300,6 +300,11 @@ PROGRAMS = {
     "bank with KIP-848": Program(
         lambda: bank(settings=EngineSettings(group_protocol="consumer", commit_beside=True)), {"transfers": transfers()}
     ),
+    # Between a commit that was too late and the next one there is time for a rebalance.
+    "bank with KIP-848 and long epochs": Program(
+        lambda: bank(settings=EngineSettings(group_protocol="consumer", epoch_s=4.0, commit_share=0.001)),
+        {"transfers": transfers()},
+    ),
     "bank at least once": Program(
         # A balance may be smaller after a transfer that counts twice, so only what grows is compared. No rebalances: at
         # least once, nothing fences a worker that stood still beyond its session, and its last epoch may overwrite
