@@ -28,11 +28,12 @@ from typing import Any
 import confluent_kafka
 import pytest
 from anabranch.replay.testing.broker_container import broker_container
-from anabranch.topics import private_texts
+from anabranch.topics import clock, private_texts
 from anabranch.topics.admin import Admin
 from anabranch.topics.cluster import Cluster
 from anabranch.topics.devbroker.broker import EmbeddedBroker
 from anabranch.topics.devbroker.distribution import KAFKA_VERSION
+from anabranch.topics.memory.memory_cluster import MemoryCluster
 from anabranch.topics.memory.memory_kafka import MemoryKafka
 from anabranch.topics.printable import forget_secrets
 from anabranch.topics.producer import TransactionalProducer
@@ -278,21 +279,27 @@ def dying() -> Callable[[int], AbstractContextManager[None]]:
 @pytest.fixture
 def send_with_unreadable_header(broker: Cluster) -> Callable[..., None]:
     """Sends a record with a header whose name is not UTF-8, which Python's producer refuses and C or Go write."""
+    name, content = b"\xff\xfe\xfd", b"v"
 
-    def send(topic: str, value: bytes, key: bytes = b"k", partition: int = 0) -> None:
+    def send(topic: str, value: bytes, key: bytes = b"k", partition: int = 0, *, cluster: Cluster = broker) -> None:
+        if isinstance(cluster, MemoryCluster):
+            with cluster.kafka.lock:
+                cluster.kafka.append(topic, partition, key, value, [("trace", b"1"), (name, content)], clock.now_ms())
+            return
         folder = Path(confluent_kafka.__file__).parent
         found = [*folder.parent.glob("confluent_kafka.libs/librdkafka*"), *folder.glob(".dylibs/librdkafka*")]
         kafka, pointer, error = ctypes.CDLL(str(found[0])), ctypes.c_void_p, ctypes.create_string_buffer(512)
         kafka.rd_kafka_conf_new.restype = kafka.rd_kafka_new.restype = pointer
         conf = pointer(kafka.rd_kafka_conf_new())
-        assert kafka.rd_kafka_conf_set(conf, b"bootstrap.servers", broker.bootstrap_servers.encode(), error, 512) == 0
+        servers = cluster.bootstrap_servers.encode()
+        assert kafka.rd_kafka_conf_set(conf, b"bootstrap.servers", servers, error, 512) == 0
         client = pointer(kafka.rd_kafka_new(0, conf, error, 512))
         # rd_kafka_vtype_t: 1 is a topic, 3 a partition, 4 a value, 5 a key, 7 flags (2: copy), 9 a header, 0 the end.
         number, text, size, end = ctypes.c_int, ctypes.c_char_p, ctypes.c_size_t, ctypes.c_int(0)
         where = number(1), text(topic.encode()), number(3), ctypes.c_int32(partition)
         data = number(4), text(value), size(len(value)), number(5), text(key), size(len(key)), number(7), number(2)
         headers = number(9), text(b"trace"), text(b"1"), ctypes.c_ssize_t(1)
-        unreadable = number(9), text(b"\xff\xfe\xfd"), text(b"v"), ctypes.c_ssize_t(1)
+        unreadable = number(9), text(name), text(content), ctypes.c_ssize_t(len(content))
         assert kafka.rd_kafka_producev(client, *where, *data, *headers, *unreadable, end) == 0
         assert kafka.rd_kafka_flush(client, 30_000) == 0
         kafka.rd_kafka_destroy(client)

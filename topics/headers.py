@@ -14,8 +14,6 @@ from collections.abc import Sequence
 from operator import methodcaller
 from typing import Any
 
-from confluent_kafka import Message
-
 from .errors import BadRecord
 from .producer import Headers
 
@@ -34,9 +32,8 @@ CONTROL_HEADER = "anabranch-control"
 
 _logger = logging.getLogger("anabranch.headers")
 
-# Both call from C, which checks for the exception. `message.headers()` in Python does not, once it is specialised.
+# It calls from C, which checks for the exception. `message.headers()` in Python does not, once it is specialised.
 _ask_one: Any = methodcaller("headers")
-_ask: Any = Message.headers
 
 _FAULTS = (SystemError, UnicodeDecodeError)
 
@@ -68,13 +65,19 @@ def headers_of(message: Any) -> Headers | None:
 
 
 def all_headers(messages: Sequence[Any]) -> tuple[list[Headers | None], list[int]]:
-    """Return the headers of each record, and the numbers of the records whose headers are `UNREADABLE`."""
+    """Return the headers of each record, and the numbers of the records whose headers are `UNREADABLE`.
+
+    Args:
+        messages: all of one class.
+    """
+    # Eight times as fast as `_ask_one`, and `map` calls it from C as well.
+    ask: Any = type(messages[0]).headers if messages else None
     found: list[Headers | None] = []
     unreadable: list[int] = []
     left = iter(messages)
     while True:
         try:
-            found.extend(map(_ask, left))
+            found.extend(map(ask, left))
             return found, unreadable
         except _FAULTS:
             # The headers of the records before it are in the list. A second call would return the list with the NULL.

@@ -6,8 +6,6 @@ from typing import Any
 
 import pytest
 
-pytestmark = pytest.mark.needs_real_kafka("only librdkafka makes messages with such headers")
-
 RAW = b'{"user":"raw","amount":1}'
 
 

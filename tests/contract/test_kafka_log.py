@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 from anabranch.topics.control_records import CONTROL_KEY, ControlRecord, decode, is_control
+from anabranch.topics.headers import UNREADABLE, all_headers, headers_of
 from anabranch.topics.partitioners import HashPartitioner
 from confluent_kafka import TIMESTAMP_CREATE_TIME, TIMESTAMP_LOG_APPEND_TIME, KafkaError, TopicPartition
 from confluent_kafka.admin import OffsetSpec
@@ -44,6 +46,23 @@ def test_a_record_may_lack_each_part(kafka: KafkaLab) -> None:
     kafka.send(topic, b"v", headers=[])
     found = [(m.key(), m.value(), m.headers()) for m in kafka.read(topic)]
     assert found == [(b"k", None, None), (None, b"v", None), (b"", b"", None), (None, b"v", None)]
+
+
+def test_a_header_name_that_is_not_utf8_makes_the_headers_unreadable_and_no_others(
+    kafka: KafkaLab, send_with_unreadable_header: Callable[..., None]
+) -> None:
+    topic = kafka.topic()
+    kafka.send(topic, b"before", headers=[("trace", b"1")])
+    send_with_unreadable_header(topic, b"odd", cluster=kafka.cluster)
+    kafka.send(topic, b"after")
+    messages = kafka.read(topic)
+    found, unreadable = all_headers(messages)
+    assert found == [[("trace", b"1")], UNREADABLE, None]
+    assert found[1] is UNREADABLE
+    assert unreadable == [1]
+    assert headers_of(messages[1]) == (), "they are replaced"
+    assert headers_of(kafka.read(topic, start=1)[0]) is UNREADABLE
+    assert [(message.key(), message.value()) for message in messages][1] == (b"k", b"odd")
 
 
 def test_text_is_utf8_and_other_values_are_refused(kafka: KafkaLab) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from confluent_kafka import OFFSET_BEGINNING, OFFSET_END, OFFSET_INVALID, OFFSET_STORED, KafkaError, Message
 
 from .failure import Refused
+from .memory_message import MemoryMessage
 from .offsets import Partition
 
 if TYPE_CHECKING:
@@ -176,7 +177,7 @@ class Fetcher:
 
 def _message(topic: str, partition: int, record: Record) -> Message:
     offset, timestamp_ms, timestamp_type, key, value, headers, _, _, _ = record
-    return Message(
+    return MemoryMessage(
         topic=topic,
         partition=partition,
         offset=offset,

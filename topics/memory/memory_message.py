@@ -1,0 +1,24 @@
+"""A record as a consumer of Kafka in memory gets it."""
+
+from __future__ import annotations
+
+from confluent_kafka import Message
+
+__all__ = ["MemoryMessage"]
+
+
+class MemoryMessage(Message):
+    """confluent_kafka's message, which refuses headers with a name that is not UTF-8 as that does when C code asks."""
+
+    __slots__ = ()
+
+    def headers(self) -> list[tuple[str, bytes | None]] | None:
+        """Return the headers; None if there are none.
+
+        Raises:
+            SystemError: a name is not UTF-8. `set_headers` replaces such headers.
+        """
+        found = super().headers()
+        if found and not all(isinstance(name, str) for name, _ in found):
+            raise SystemError("a header name that is not UTF-8")
+        return found
