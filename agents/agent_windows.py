@@ -48,6 +48,7 @@ from .flows.window_agents import LOOK_S, WatermarkedPartials
 from .flows.window_closer import timestamp_of
 from .forwarded_time import ForwardedTime, is_behind_source, time_before, times_of
 from .runtime import runtime_of
+from .stream_clock import timing_of
 from .tables.absent import ABSENT
 from .tables.agent_window_table import AgentWindowTable, WindowWriter
 from .tables.relative_time import STREAM
@@ -121,9 +122,10 @@ class AgentWindows(WindowWriter):
         topic, runtime = stream.topic, runtime_of(stream.app)
         self._names = frozenset(topic.topics)
         self._group = runtime.conf.id
-        self.read_time = topic.timing.time.reader(lambda name: getter(name, field_reader(topic.declared)))
-        self._max_jump_ms = topic.timing.max_jump_ms
-        idle_after_ms = None if runtime.run_id else topic.timing.idle_after_ms
+        timing = timing_of(stream)
+        self.read_time = timing.time.reader(lambda name: getter(name, field_reader(topic.declared)))
+        self._max_jump_ms = timing.max_jump_ms
+        idle_after_ms = None if runtime.run_id else timing.idle_after_ms
         self._idleness = None if idle_after_ms is None else Idleness(idle_after_ms)
         # The order of records behind `through` depends on how far a run has read each source partition.
         self._waits_for_end = bool(runtime.run_id) and cast(Any, stream)._prev is not None
@@ -396,8 +398,13 @@ class AgentWindows(WindowWriter):
             for table, content in self._contents(at):
                 channel = content.inputs.get((stream.name, at.topic))
                 if channel is not None and idle_ms is not None:
+                    before_ms = channel.time_ms
                     channel.rest(idle_ms, table.spec.closed_at)
                     content.take_time(clock.now_ms())
+                    if channel.time_ms != before_ms and channel.time_ms == table.spec.closed_at(
+                        channel.rests_at_ms or 0
+                    ):
+                        stream.context.epoch.touch()  # it goes no further: commit that
             if not await self._closed(at, divisible=True):
                 self._waits = True
 
@@ -417,6 +424,8 @@ class AgentWindows(WindowWriter):
             if (self.stream.name, at.topic) not in content.inputs:
                 continue
             if table.on_close is None:
+                if content.open.has_due(content.watermark_ms):
+                    self.stream.context.epoch.touch()
                 content.open.close_due(content.watermark_ms)
                 continue
             while True:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from ..topics.message import Message
     from .topic import Topic
 
-__all__ = ["Event", "RecordBatch", "to_event"]
+__all__ = ["Event", "RecordBatch", "event_of_history", "to_event"]
 
 V_co = TypeVar("V_co", covariant=True, default=Any)
 
@@ -49,18 +49,34 @@ def to_event(app: Any, topic: Topic, message: Any, processed: object = ...) -> E
         value=message.value(),
         checksum=None,
     )
+    event = _event(app, topic, raw, processed)
+    event.row = getattr(message, "row", None) if origin is None else origin.row
+    return event
+
+
+def event_of_history(
+    app: Any, topic: Topic, *, key: bytes | None, value: bytes | None, headers: Any, timestamp_ms: int
+) -> Event:
+    """Make Faust's event of a record that is not in the topic yet: it has no partition and no offset."""
+    raw = FaustMessage(
+        topic=topic.get_topic_name(),
+        partition=-1,
+        offset=-1,
+        timestamp=timestamp_ms / 1000,
+        timestamp_type=0,
+        headers=headers,
+        key=key,
+        value=value,
+        checksum=None,
+    )
+    return _event(app, topic, raw, ...)
+
+
+def _event(app: Any, topic: Topic, raw: FaustMessage, processed: object) -> Event:
     key, value = raw.key, raw.value
     if processed is ...:
         processed = None if value is None else topic.decode_value(value)
-    event = Event(
-        app,
-        None if key is None else topic.decode_key(key),
-        processed,
-        cast(Any, raw.headers),
-        raw,
-    )
-    event.row = getattr(message, "row", None) if origin is None else origin.row
-    return event
+    return Event(app, None if key is None else topic.decode_key(key), processed, cast(Any, raw.headers), raw)
 
 
 class Event(FaustEvent, Generic[V_co]):

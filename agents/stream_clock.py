@@ -28,6 +28,7 @@ from .decoded_batches import SKIPPED, decoded
 from .engine.partition_queue import QueuedBatch
 from .engine.protocols import topics_read
 from .event_time.channel import END_MS, NEVER_MS, Channel
+from .event_time.event_time import UNDECLARED
 from .event_time.idleness import Idleness
 from .firings import Firing, fire
 from .runtime import runtime_of
@@ -319,9 +320,11 @@ class StreamClock:
 
 
 def timing_of(stream: Stream) -> Timing:
-    """Return what the topic of a stream's agent declares of event time; it holds behind `group_by`, too."""
+    """Return what is declared of the event time of a stream's records: that of its topic, else, behind `group_by` and
+    `through`, that of the topic that the agent reads."""
+    own = stream.topic.timing
     agent = runtime_of(stream.app).agents.get(stream.name)
-    return cast("Timing", getattr(getattr(agent, "channel", None), "timing", stream.topic.timing))
+    return own if own != UNDECLARED else cast("Timing", getattr(getattr(agent, "channel", None), "timing", own))
 
 
 def clock_of(stream: Stream) -> StreamClock | None:

@@ -4,6 +4,8 @@ The committed offsets of such a group hold the stream time of each partition (`a
 record that is older than it, by more than the grace and the window that it belongs to, counts in no window any more. So
 history that goes into a live topic is late by definition, and a replay says so before it sends anything.
 
+Windowed tables (Faust's) keep the time of their inputs in their changelogs (`late_windowed_tables.py`).
+
 The app says what the time of a record is, how long its windows wait, and what windows there are. If the app is not
 known, the time of a record is its timestamp, and all that lies behind stream time is counted.
 """
@@ -13,7 +15,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 from ..topics import clock
 from ..topics.admin import Admin
@@ -21,6 +23,7 @@ from ..topics.cluster import Cluster
 from ..topics.consumer_groups import ConsumerGroups
 from ..topics.errors import Usage
 from ..topics.partitioners import Partitioner
+from .late_reader import LateReader
 from .pipeline.partitioning import record_partitions
 from .pipeline.pipeline import Pipeline
 from .sources.file_history import is_socket
@@ -48,36 +51,6 @@ _COUNTED = 50_000
 
 _CHANGELOG = "-changelog"
 _GROUP_OF_A_RUN = re.compile(".-run-.")
-
-_EARLIER = -(2**62)
-
-
-@dataclass(frozen=True)
-class LateReader:
-    """An agent with event time that has read a topic.
-
-    Attributes:
-        group: id of the app.
-        agent: the agent that reads the topic.
-        operator: the table with windows.
-        times_ms: partition -> committed stream time, in ms.
-        time_of: returns the event time of a record in ms, if the app is known; None if the record moves no time.
-        horizon_ms: returns the last millisecond at which a record of an event time matters.
-        grace_ms: how far the watermark is behind stream time.
-    """
-
-    group: str
-    agent: str
-    operator: str
-    times_ms: dict[int, int]
-    time_of: Callable[[SourceRecord], int | None] | None = None
-    horizon_ms: Callable[[int], int] = lambda time_ms: time_ms
-    grace_ms: int = 0
-
-    def is_late(self, time_ms: int, partition: int | None) -> bool:
-        """Return whether a record would be late that comes next; in some partition, if it is not known in which."""
-        latest_ms = max(self.times_ms.values()) if partition is None else self.times_ms.get(partition, _EARLIER)
-        return latest_ms - self.grace_ms > self.horizon_ms(time_ms)
 
 
 @dataclass(slots=True)
@@ -139,40 +112,51 @@ def late_readers(
     if topic not in there:
         return []
     changelogs = [name for name in there if name.endswith(_CHANGELOG)]
-    groups = ConsumerGroups(cluster)
     found: list[LateReader] = []
-    for group in sorted(groups.names()):
+    for group in sorted(ConsumerGroups(cluster).names()):
         start = f"{group}-"
         tables = {n.removeprefix(start).removesuffix(_CHANGELOG) for n in changelogs if n.startswith(start)}
         if not tables:
             continue
         if _GROUP_OF_A_RUN.search(group) and not topic.startswith(f"{group}-"):
             continue
-        found += _readers_of(group, groups, tables, topic, there[topic], app)
+        found += _readers_of(cluster, group, tables, topic, there[topic], app, admin)
     return found
 
 
 def _readers_of(
-    group: str, groups: ConsumerGroups, tables: Collection[str], topic: str, partitions: int, app: App | None
+    cluster: Cluster, group: str, tables: Collection[str], topic: str, partitions: int, app: App | None, admin: Admin
 ) -> list[LateReader]:
+    offsets = ConsumerGroups(cluster).offsets(group, {topic: partitions})
+    if not offsets:
+        return []
     # Imports Faust, so not before there is such a group.
     from ..agents.engine.committed_offsets import read_channel_states
     from ..agents.event_time.channel import END_MS, NEVER_MS, Channel
     from ..agents.runtime import runtime_of
+    from .late_windowed_tables import table_readers
 
     times: dict[tuple[str, str], dict[int, int]] = {}
-    for at, (_, metadata) in groups.offsets(group, {topic: partitions}).items():
+    sources: dict[str, dict[int, Any]] = {}
+    for at, (_, metadata) in offsets.items():
         for agent, state in read_channel_states(metadata).items():
-            if not isinstance(state, list):
-                continue  # several times, of a stream with group_by
+            if isinstance(state, dict):  # of a stream with group_by
+                sources.setdefault(agent, {})[at.partition] = cast("dict[str, Any]", state).get("times", {})
+                continue
             time_ms = Channel(None, state).time_ms
-            # The agents of windows are called as their table. Others have timers, for which no record is late.
+            # The agents of windows are called as their table. Others have timers, for which no record is late, or write
+            # windowed tables.
             table = agent if agent in tables else agent.removesuffix("-combine")
             if table in tables and NEVER_MS < time_ms < END_MS:
                 times.setdefault((agent, table), {})[at.partition] = time_ms
     known = app if app is not None and runtime_of(app).conf.id == group else None
-    found = (_reader(group, *names, times_ms, topic, known) for names, times_ms in sorted(times.items()))
-    return [reader for reader in found if reader is not None]
+    found = {
+        (reader.agent, reader.operator): reader
+        for names, times_ms in sorted(times.items())
+        if (reader := _reader(group, *names, times_ms, topic, known)) is not None
+    }
+    written = table_readers(cluster, group, tables, topic, partitions, sources, known, admin)
+    return list((found | {(reader.agent, reader.operator): reader for reader in written}).values())
 
 
 def _reader(

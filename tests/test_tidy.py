@@ -33,6 +33,8 @@ REPLAY_KNOWS_AGENTS = {
     "replay/app_loader.py",
     "replay/app_reset.py",
     "replay/late_history.py",
+    "replay/late_windowed_tables.py",
+    "replay/time_rows.py",
     "replay/cli/app_commands.py",
     "replay/cli/completion.py",
     "replay/cli/tables.py",

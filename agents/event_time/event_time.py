@@ -22,6 +22,7 @@ __all__ = [
     "LATEST_MS",
     "LIKE_SECONDS",
     "PER_MS",
+    "UNDECLARED",
     "EventTime",
     "TimeUnit",
     "Timing",
@@ -162,6 +163,10 @@ class Timing:
         """The declared grace in ms."""
         assert self.given_grace_ms is not None
         return self.given_grace_ms
+
+
+UNDECLARED = Timing()
+"""The timing of a topic for which the program declares nothing."""
 
 
 def _kafka_ms(timestamp_ms: int) -> int:

@@ -1,7 +1,7 @@
 """Late records: whole records that count in no window, because their windows were closed when they came.
 
 The topic is `<topic>.late`. Key, value and timestamp are those of the record, and so are its own headers, which come
-first; these follow:
+first. A timestamp of exactly 0 ms cannot be sent, and becomes 1 ms. These headers follow:
 
 | header | content |
 | --- | --- |
@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 from ...topics.dead_letter import Origin
 from ...topics.headers import headers_of, without_control
 from ...topics.output import Output
+from ..engine.outbox import NO_TIME_MS
 from ..event_time.channel import END_MS
 from ..event_time.event_time import moment
 from ..event_time.windows import Pane, Windows
@@ -31,6 +32,9 @@ if TYPE_CHECKING:
     from ..stream import Stream
 
 __all__ = ["LateRecords"]
+
+# librdkafka takes 0 ms for the present.
+_FIRST_MS = 1
 
 
 class LateRecords:
@@ -67,7 +71,8 @@ class LateRecords:
             *((f"anabranch-{fact}", text.encode()) for fact, text in facts.items()),
         ]
         timestamp_ms = message.timestamp()[1]
-        output = Output(name, message.value(), message.key(), -1, timestamp_ms if timestamp_ms > 0 else None, headers)
+        sent_ms = None if timestamp_ms == NO_TIME_MS else timestamp_ms or _FIRST_MS
+        output = Output(name, message.value(), message.key(), -1, sent_ms, headers)
         runtime.context.send(output)
 
 

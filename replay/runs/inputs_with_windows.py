@@ -11,7 +11,6 @@ from ...agents.engine.protocols import topics_read
 from ...agents.event_time.channel import Channel
 from ...agents.runtime import runtime_of
 from ...agents.tables.agent_window_table import AgentWindowTable
-from ...agents.tables.stream_time import STREAM_TIME
 from ...agents.tables.window_content import inputs_without_end
 from ...agents.tables.window_table import WindowTable
 from ...topics.admin import Admin
@@ -21,6 +20,7 @@ from ...topics.dead_letter import LATE_SUFFIX, Origin, read_headers
 from ...topics.errors import Usage
 from ...topics.headers import headers_of
 from ...topics.partition_reader import read_to_end
+from ..time_rows import read_time_rows
 from .failure_counts import ProducedRanges, includes
 from .inputs_with_timers import refuse_timers, topics_with_timers
 
@@ -73,22 +73,17 @@ def _agents_tables(app: App) -> list[AgentWindowTable]:
 
 
 def refuse_windows(app: App, inputs: Collection[str], *, into_live: bool = False) -> None:
-    """Refuse a run whose windows would not close, or would close on records of the live topic; timers likewise.
+    """Refuse a run whose windows would not close; timers likewise.
 
     Args:
         inputs: the topics that the run has inputs for.
+        into_live: the run goes into live topics, whose windows close as time goes on.
 
     Raises:
         Usage: there is such a table.
     """
     refuse_timers(app, inputs, into_live=into_live)
-    if into_live:  # the windows of a live topic close as time goes on
-        if tables := _agents_tables(app):
-            raise Usage(
-                f"--into-live with table {tables[0].name}, whose windows agents write: which records of the history "
-                "are late for it is not known",
-                hint="a run of its own, without --into-live, has the windows of the history",
-            )
+    if into_live:
         return
     for topic, table in sorted(windowed_topics(app).items()):
         if topic not in inputs:
@@ -120,20 +115,11 @@ def refuse_open_windows(app: App, rows: Iterable[tuple[AgentWindowTable, bytes |
             )
 
 
-def time_rows(cluster: Cluster, app: App) -> Iterator[tuple[AgentWindowTable, bytes | None]]:
+def time_rows(cluster: Cluster, app: App) -> Iterator[tuple[AgentWindowTable, bytes]]:
     """Yield the tables whose windows agents close, each with the time row of each of its partitions (blocking)."""
     tables = {table.changelog_name: table for table in _agents_tables(app) if table.on_close is not None}
-    if not tables:
-        return
-    admin = Admin(cluster)
-    for name, count in admin.partitions(tables).items():
-        begins, ends = admin.spans((name, partition) for partition in range(count))
-        rows: dict[int, bytes | None] = {}
-        for run in read_to_end(cluster, begins, ends):
-            for message in run.messages:
-                if message.key() == STREAM_TIME:
-                    rows[run.at.partition] = message.value()
-        yield from ((tables[name], row) for row in rows.values())
+    if tables:
+        yield from ((tables[at.topic], row) for at, row in read_time_rows(cluster, list(tables)).items())
 
 
 def late_records(cluster: Cluster, app: App, ranges: ProducedRanges | None = None) -> LateRecordCounts:
