@@ -8,7 +8,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint check docs test-containers faults bench bench-bounded bench-peers clean
+.PHONY: help demo test lint style types check docs test-containers faults bench bench-bounded bench-peers clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -17,7 +17,7 @@ demo: $(VENV)/.demo  ## set everything up and run the main jobs on real data
 	@echo "starting Kafka (the first time it is downloaded: 45 MB) …"
 	@$(BIN)/anabranch demo
 
-# Tests of the real Kafka mostly wait, so four processes run them on two cores, with one broker. Those of agents run on
+# Tests of the real Kafka mostly wait, so six processes run them on two cores, with one broker. Those of agents run on
 # Kafka in memory first, which finds most faults within a minute or two; on the real Kafka one of each group of
 # parametrised siblings follows.
 # Python keeps its bytecode even where the environment forbids it: else each of the processes that the tests start, some
@@ -25,11 +25,15 @@ demo: $(VENV)/.demo  ## set everything up and run the main jobs on real data
 test: export PYTHONDONTWRITEBYTECODE =
 test: $(VENV)/.test  ## set everything up and run the tests: those of agents on Kafka in memory, then all on the real one
 	ANABRANCH_TEST_BROKER=memory $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder tests/agents
-	ANABRANCH_TEST_AFTER_MEMORY=1 $(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder
+	ANABRANCH_TEST_AFTER_MEMORY=1 $(BIN)/python -m pytest -n 6 --dist loadfile --no-loadscope-reorder
 
-lint: $(VENV)/.test  ## check style and types
+lint: style types  ## check style and types
+
+style: $(VENV)/.test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+types: $(VENV)/.test
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
 check: lint test  ## everything that a change has to pass
@@ -81,8 +85,10 @@ $(VENV)/.demo: $(VENV)/.python pyproject.toml
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[demo]'
 	@touch $@
 
+# All processors compile what pip would compile with one; files that this Python cannot compile belong to no test.
 $(VENV)/.test: $(VENV)/.python pyproject.toml
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test]'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --editable '.[test]'
+	-@$(BIN)/python -m compileall -qq -j 0 -x '/(tests|pip)/' $(VENV)/lib
 	@touch $@
 
 $(VENV)/.docs: $(VENV)/.python pyproject.toml
