@@ -11,7 +11,6 @@ from typing import Any
 
 import aiohttp
 import msgspec
-import orjson
 import pytest
 from anabranch.agents.tables.table import Table
 from faust.utils import json as faust_json
@@ -53,7 +52,6 @@ REFUSED: dict[str, Callable[[Any], Any]] = {
     "msgspec.json, sorted": lambda table: msgspec.json.Encoder(order="sorted").encode(table),
     "msgspec.msgpack": msgspec.msgpack.encode,
     "msgspec.to_builtins": msgspec.to_builtins,
-    "orjson": orjson.dumps,
 }
 
 
