@@ -284,7 +284,8 @@ def send_with_unreadable_header(broker: Cluster) -> Callable[..., None]:
     def send(topic: str, value: bytes, key: bytes = b"k", partition: int = 0, *, cluster: Cluster = broker) -> None:
         if isinstance(cluster, MemoryCluster):
             with cluster.kafka.lock:
-                cluster.kafka.append(topic, partition, key, value, [("trace", b"1"), (name, content)], clock.now_ms())
+                headers = [("trace", b"1"), (name.decode(errors="surrogateescape"), content)]
+                cluster.kafka.append(topic, partition, key, value, headers, clock.now_ms())
             return
         folder = Path(confluent_kafka.__file__).parent
         found = [*folder.parent.glob("confluent_kafka.libs/librdkafka*"), *folder.glob(".dylibs/librdkafka*")]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from confluent_kafka import Message
 
 __all__ = ["MemoryMessage"]
@@ -12,13 +14,16 @@ class MemoryMessage(Message):
 
     __slots__ = ()
 
-    def headers(self) -> list[tuple[str, bytes | None]] | None:
+    def headers(self) -> Any:
         """Return the headers; None if there are none.
 
         Raises:
             SystemError: a name is not UTF-8. `set_headers` replaces such headers.
         """
-        found = super().headers()
-        if found and not all(isinstance(name, str) for name, _ in found):
-            raise SystemError("a header name that is not UTF-8")
+        found: Any = super().headers()
+        for name, _ in found or ():
+            try:
+                name.encode()
+            except UnicodeEncodeError as exc:
+                raise SystemError("a header name that is not UTF-8") from exc
         return found

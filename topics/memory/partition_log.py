@@ -15,8 +15,8 @@ LOG_APPEND_TIME = 2
 # The size of a record in the log without key, value and headers, about that of Kafka's own format.
 _RECORD_BYTES = 8
 
-# A name that is not UTF-8, which producers in C or Go write, is kept as its bytes.
-Headers = Sequence[tuple[str | bytes, bytes | None]]
+# A name that is not UTF-8, which producers in C or Go write, has surrogates in place of its bytes (`surrogateescape`).
+Headers = Sequence[tuple[str, bytes | None]]
 
 _offset_of = attrgetter("offset")
 
