@@ -72,6 +72,29 @@ async def test_an_open_transaction_keeps_its_partition_from_being_idle(lab, drai
     assert f"{topic}.late" not in lab.admin.partitions()
 
 
+@by_key_or_not
+def test_after_each_record(by_key: bool) -> None:
+    topics = {behaviour.name: behaviour.name for behaviour in BEHAVIOURS}
+    with World(lambda: app_of("behaviours", topics, by_key=by_key)) as world:
+        closed: dict[str, list[int]] = {behaviour.name: [] for behaviour in BEHAVIOURS}
+        for number in range(max(len(behaviour.records) for behaviour in BEHAVIOURS)):
+            at_hand = [behaviour for behaviour in BEHAVIOURS if number < len(behaviour.records)]
+            for behaviour in at_hand:
+                value = records_of(behaviour)[number]
+                world.send(behaviour.name, value, key=value["key"])
+            world.settle()
+            for behaviour in at_hand:
+                closed[behaviour.name].append(len(world.topic(f"{behaviour.name}.closed")))
+        assert closed == {behaviour.name: list(behaviour.closed_after) for behaviour in BEHAVIOURS}
+        (late,) = world.topic("behind-the-watermark-is-late.late").records
+        headers = {name: text.decode() for name, text in late.headers}
+        number = [behaviour.name for behaviour in BEHAVIOURS].index("behind-the-watermark-is-late")
+        assert headers["anabranch-operator"] == f"table-{number}"
+        assert headers["anabranch-window"] == "1970-01-01T00:00:00.000Z/1970-01-01T00:00:10.000Z"
+        assert headers["anabranch-watermark"] == "1970-01-01T00:00:10.000Z"
+        assert (headers["anabranch-reason"], headers["anabranch-app"]) == ("late", "behaviours")
+
+
 def _values(messages: list[Any]) -> list[Any]:
     return [msgspec.json.decode(message.value()) for message in messages]
 

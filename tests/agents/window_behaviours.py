@@ -28,7 +28,7 @@ class Behaviour:
         grace: in seconds.
         records: (time, value) of key `a`, or (time, value, key).
         closed: key, start, end and sum of the windows, in the order in which they close.
-        before_end: how many of them close before the end of the input.
+        closed_after: how many of them have closed after each record.
         late: times of the late records.
         max_jump: see `topic`.
     """
@@ -38,9 +38,14 @@ class Behaviour:
     grace: float
     records: tuple[tuple[Any, ...], ...]
     closed: tuple[Row, ...]
-    before_end: int
+    closed_after: tuple[int, ...]
     late: tuple[float, ...] = ()
     max_jump: str | None = None
+
+    @property
+    def before_end(self) -> int:
+        """Return how many windows close before the end of the input."""
+        return self.closed_after[-1]
 
 
 def _counted(*times: float) -> tuple[tuple[float, int], ...]:
@@ -62,7 +67,7 @@ BEHAVIOURS = (
         0,
         _counted(1, 5, 12),
         (("a", 0, 10, 2), ("a", 10, 20, 1)),
-        before_end=1,
+        closed_after=(0, 0, 1),
     ),
     Behaviour(
         "the-end-belongs-to-the-next",
@@ -70,16 +75,16 @@ BEHAVIOURS = (
         0,
         _counted(9.999, 10),
         (("a", 0, 10, 1), ("a", 10, 20, 1)),
-        before_end=1,
+        closed_after=(0, 1),
     ),
-    Behaviour("before-1970-rounds-down", _TEN, 0, _counted(-1), (("a", -10, 0, 1),), before_end=0),
+    Behaviour("before-1970-rounds-down", _TEN, 0, _counted(-1), (("a", -10, 0, 1),), closed_after=(0,)),
     Behaviour(
         "grace-keeps-open",
         _TEN,
         5,
         _counted(1, 12, 3, 14.999, 15),
         (("a", 0, 10, 2), ("a", 10, 20, 3)),
-        before_end=1,
+        closed_after=(0, 0, 0, 0, 1),
     ),
     Behaviour(
         "behind-the-watermark-is-late",
@@ -87,19 +92,21 @@ BEHAVIOURS = (
         5,
         _counted(1, 15, 3),
         (("a", 0, 10, 1), ("a", 10, 20, 1)),
-        before_end=1,
+        closed_after=(0, 1, 1),
         late=(3,),
     ),
-    Behaviour("as-old-as-the-newest", _TEN, 0, _counted(5, 5), (("a", 0, 10, 2),), before_end=0),
-    Behaviour("older-in-an-open-window", _TEN, 0, _counted(5, 4), (("a", 0, 10, 2),), before_end=0),
-    Behaviour("tumbling", Tumbling("10m"), 0, _BIDS, _minutes((0, 10, 11), (10, 20, 10)), before_end=1),
+    Behaviour("as-old-as-the-newest", _TEN, 0, _counted(5, 5), (("a", 0, 10, 2),), closed_after=(0, 0)),
+    Behaviour("older-in-an-open-window", _TEN, 0, _counted(5, 4), (("a", 0, 10, 2),), closed_after=(0, 0)),
+    Behaviour(
+        "tumbling", Tumbling("10m"), 0, _BIDS, _minutes((0, 10, 11), (10, 20, 10)), closed_after=(0, 0, 0, 1, 1, 1)
+    ),
     Behaviour(
         "hopping",
         Hopping("10m", "5m"),
         0,
         _BIDS,
         _minutes((0, 10, 11), (5, 15, 15), (10, 20, 10), (15, 25, 6)),
-        before_end=2,
+        closed_after=(0, 0, 0, 1, 1, 2),
     ),
     Behaviour(
         "cumulating",
@@ -107,7 +114,7 @@ BEHAVIOURS = (
         0,
         _BIDS,
         _minutes((0, 6, 4), (0, 8, 6), (0, 10, 11), (10, 12, 3), (10, 14, 4), (10, 16, 4), (10, 18, 10), (10, 20, 10)),
-        before_end=6,
+        closed_after=(0, 1, 2, 3, 4, 6),
     ),
     Behaviour(
         "late-for-the-first-is-late-for-all",
@@ -115,7 +122,7 @@ BEHAVIOURS = (
         0,
         _counted(7, 12, 4),
         (("a", 0, 10, 1), ("a", 5, 15, 2), ("a", 10, 20, 1)),
-        before_end=1,
+        closed_after=(0, 1, 1),
         late=(4,),
     ),
     Behaviour(
@@ -124,16 +131,18 @@ BEHAVIOURS = (
         0,
         _counted(0, 10, 21),
         (("a", 0, 10.001, 2), ("a", 21, 21.001, 1)),
-        before_end=1,
+        closed_after=(0, 0, 1),
     ),
-    Behaviour("bridged-sessions", Sessions("10s"), 20, _counted(0, 15, 8), (("a", 0, 15.001, 3),), before_end=0),
+    Behaviour(
+        "bridged-sessions", Sessions("10s"), 20, _counted(0, 15, 8), (("a", 0, 15.001, 3),), closed_after=(0, 0, 0)
+    ),
     Behaviour(
         "never-two-overlapping-sessions",
         Sessions("5s"),
         0,
         ((0, 1), (6, 1, "b"), (3, 1)),
         (("a", 0, 0.001, 1), ("b", 6, 6.001, 1)),
-        before_end=1,
+        closed_after=(0, 1, 1),
         late=(3,),
     ),
     Behaviour(
@@ -142,7 +151,7 @@ BEHAVIOURS = (
         0,
         _counted(0, 10, 20, 1_000_000_000, 30, 40),
         tuple(("a", start, start + 10, 1) for start in (0, 10, 20, 30, 40, 1_000_000_000)),
-        before_end=4,
+        closed_after=(0, 1, 2, 2, 3, 4),
         max_jump="60s",
     ),
     Behaviour(
@@ -151,7 +160,7 @@ BEHAVIOURS = (
         0,
         _counted(0, 10, 5_000, 5_010),
         tuple(("a", start, start + 10, 1) for start in (0, 10, 5_000, 5_010)),
-        before_end=3,
+        closed_after=(0, 1, 1, 3),
         max_jump="60s",
     ),
     Behaviour(
@@ -160,7 +169,7 @@ BEHAVIOURS = (
         0,
         _counted(0, 10, 5_000, 5_010, 20, 30),
         tuple(("a", start, start + 10, 1) for start in (0, 10, 5_000, 5_010)),
-        before_end=3,
+        closed_after=(0, 1, 1, 3, 3, 3),
         late=(20, 30),
         max_jump="60s",
     ),
@@ -176,7 +185,7 @@ BEHAVIOURS = (
             ("a", 1_792_879_200, 1_792_969_200, 2),
             ("a", 1_792_969_200, 1_793_055_600, 1),
         ),
-        before_end=3,
+        closed_after=(0, 0, 1, 2, 2, 3),
     ),
 )
 

@@ -48,11 +48,14 @@ def test_the_last_window_closes_in_silence_at_the_pace_of_the_clock(by_key: bool
         assert told(world)[1:] == [("ann", 200, 1), ("ann", 210, 1)]
 
 
-def test_a_session_closes_in_silence() -> None:
-    with World(lambda: app_of(windows=Sessions("5s")), start=START) as world:
+@pytest.mark.parametrize(("by_key", "within"), [(False, "3s"), (True, "17s")])  # how often idleness is told
+def test_a_session_closes_in_silence_when_its_partition_has_been_idle_for_its_gap(by_key: bool, within: str) -> None:
+    with World(lambda: app_of(by_key=by_key, windows=Sessions("20s")), start=START) as world:
         visit(world, 1)
         world.settle()
-        world.advance("2m")
+        world.advance("80s")  # `idle_after`, and the gap
+        assert told(world) == []
+        world.advance(within)
         assert told(world) == [("ann", 1, 1)]
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import anabranch
 import pytest
 from anabranch import Count, Sessions, Sum, Tumbling, World
+from anabranch.agents.engine.record_queue import RecordQueue
 from anabranch.agents.engine.settings import EngineSettings
 from anabranch.agents.event_time.windows import Windows
 from anabranch.agents.flows import window_closer, window_columns
@@ -31,10 +32,16 @@ def told(finals: TopicContent) -> list[Any]:
 
 @every_kind
 @by_key_or_not
-def test_a_live_app_tells_what_is_complete_and_keeps_the_rest_open(kind: str, by_key: bool) -> None:
+@pytest.mark.parametrize("how", ["one-worker", "four-workers", "one-record-at-a-time"])
+def test_a_live_app_tells_what_is_complete_and_keeps_the_rest_open(
+    kind: str, by_key: bool, how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if how == "one-record-at-a-time":  # otherwise only behind records that fail
+        always = property(lambda _: True, lambda _, __: None)
+        monkeypatch.setattr(RecordQueue, "isolating", always)
     records = sales()
     rows, late, closed = expected(kind, records, by_key=by_key, end=False)
-    with World(lambda: app_of(kind, by_key=by_key), workers=2) as world:
+    with World(lambda: app_of(kind, by_key=by_key), workers=4 if how == "four-workers" else 1) as world:
         for number, sale in enumerate(records):
             world.send("sales", sale, key=key_of(sale, by_key=by_key))
             if number % 50 == 0:
@@ -258,6 +265,19 @@ def test_closed_windows_are_kept_as_long_as_the_program_says() -> None:
         assert [start for _, start, _ in world.table("by-user")] == [10_000, 20_000, 30_000, 40_000]
         send_sales(world, 50)
         assert [start for _, start, _ in world.table("by-user")] == [20_000, 30_000, 40_000, 50_000]
+
+
+def test_a_bounded_run_s_result_has_all_windows_although_the_program_keeps_them_for_a_time(tmp_path: Path) -> None:
+    program, file = tmp_path / "program.py", tmp_path / "sales.jsonl"
+    program.write_text(
+        f"import sys\nsys.path.insert(0, {str(Path(__file__).parent)!r})\n"
+        "from anabranch import Tumbling\nfrom test_windows import windows_of_sales\n"
+        "app = windows_of_sales(Tumbling('10s'), keep='30s')\n"
+    )
+    file.write_text("".join(json.dumps({"user": "ann", "at": at}) + "\n" for at in range(1, 100, 10)))
+    with World(str(program)) as world:
+        run = world.run({"sales": file}, key="user")
+    assert [start for _, start, _ in run.tables["by-user"]] == list(range(0, 100_000, 10_000))
 
 
 def test_windows_of_another_size_under_the_name_of_a_table_are_refused() -> None:
