@@ -65,7 +65,7 @@ bench-bounded: $(VENV)/.bench  ## measure bounded runs of 20,000,000 rows, from 
 	$(BIN)/python tests/bench/bounded.py
 
 # Peers are installed once, into .bench; peers that cannot be installed are skipped.
-bench-peers: $(VENV)/.bench  ## measure PySpark, DuckDB, Quix Streams and Kafka Streams beside anabranch; CHART=docs/bench.svg draws a chart
+bench-peers: $(VENV)/.bench  ## measure PySpark, DuckDB, Quix Streams, Kafka Streams and Flink beside anabranch; CHART=docs/bench.svg draws a chart
 	$(BIN)/python tests/bench/comparing.py $(if $(CHART),--chart $(CHART))
 
 clean:  ## remove all files that make creates

@@ -1,6 +1,6 @@
 """Bench of peers: other stream processors on the same data, with ratios within each turn.
 
-    python tests/bench/comparing.py                            all of it: 20 minutes, and more the first time
+    python tests/bench/comparing.py                            all of it: half an hour, and more the first time
     python tests/bench/comparing.py --only record --only quix  those two
     python tests/bench/comparing.py --rows 2000000 --records 500000 --turns 1 --file-turns 1     a look
 
@@ -74,7 +74,7 @@ def main(
     cache: Path,
     keep: bool,
 ) -> None:
-    """Measure anabranch against PySpark, DuckDB, Kafka Streams and Quix Streams."""
+    """Measure anabranch against PySpark, DuckDB, Kafka Streams, Flink and Quix Streams."""
     on_topic = [contender for contender in ON_TOPIC if not only or contender.who.key in only]
     on_windows = [contender for contender in ON_WINDOWS if not only or contender.who.key in only]
     on_file = [contender for contender in ON_FILE if not only or contender.who.key in only]

@@ -1,7 +1,7 @@
-"""Environments of the peers: Python environments and a Java program, installed once into a folder of the bench.
+"""Environments of the peers: Python environments and Java programs, installed once into a folder of the bench.
 
     <cache>/envs/NAME-HASH/     a virtual environment; HASH is that of its requirements, so new pins make a new one
-    <cache>/streams-HASH/       classes and jars of the Kafka Streams program; HASH is that of its sources
+    <cache>/NAME-HASH/          classes and jars of a Java program; HASH is that of its sources
     <cache>/data/               the files of `amounts.py`
 
 What is whole carries a file `complete`. Peers are other people's programs with pins of their own (Quix Streams wants an
@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["PROGRAMS", "Missing", "Python", "Streams", "java"]
+__all__ = ["PROGRAMS", "Maven", "Missing", "Python", "java"]
 
 PROGRAMS = Path(__file__).parent / "programs"
 _PATIENCE_S = 900
@@ -66,8 +66,15 @@ class Python:
 
 
 @dataclass(frozen=True, slots=True)
-class Streams:
-    """The Kafka Streams program, compiled."""
+class Maven:
+    """A Java program, compiled.
+
+    Attributes:
+        name: of its folder in `programs`; peer: whose program it is.
+    """
+
+    name: str
+    peer: str
 
     def get(self, cache: Path, tell: Tell) -> list[str]:
         """The beginning of its command line: Java and the class path; options and the main class follow.
@@ -79,11 +86,11 @@ class Streams:
         maven = shutil.which("mvn")
         if maven is None:
             raise Missing("no Maven (mvn) on the path")
-        folder = PROGRAMS / "streams"
+        folder = PROGRAMS / self.name
         sources = sorted(path for path in folder.rglob("*") if path.is_file())
-        root = (cache / f"streams-{_hash(path.read_text() for path in sources)}").absolute()
+        root = (cache / f"{self.name}-{_hash(path.read_text() for path in sources)}").absolute()
         if not (root / "complete").exists():
-            tell("building the Kafka Streams program")
+            tell(f"building the {self.peer} program")
             shutil.rmtree(root, ignore_errors=True)
             goals = ["compile", "dependency:copy-dependencies", "-DincludeScope=runtime"]
             places = [f"-Dtarget={root}", f"-DoutputDirectory={root / 'jars'}"]

@@ -138,6 +138,7 @@ class Standing:
         wanted = (
             (topic, "record", "streams", 2.0, "one worker, against Kafka Streams' two threads at 100 ms"),
             (topic, "record-2", "streams", 2.0, "two workers, against Kafka Streams' two threads at 100 ms"),
+            (topic, "record-2", "flink", 1.0, "two workers, against Flink's two slots"),
             (topic, "record", "quix", 8.0, "one worker, against Quix Streams"),
             (
                 windows,
@@ -147,6 +148,7 @@ class Standing:
                 "windows, one worker, against Kafka Streams' two threads",
             ),
             (windows, "windows-2", "streams-windows", 2.0, "windows, two workers, against Kafka Streams' two threads"),
+            (windows, "windows-2", "flink-windows", 1.0, "windows, two workers, against Flink's two slots"),
             (windows, "windows", "quix-windows", 8.0, "windows, one worker, against Quix Streams"),
             (file, "packed", "spark-rdd", 4.0, "packed bounded run, against PySpark's RDD job"),
         )

@@ -1,7 +1,7 @@
 """Contenders that sum the records of a topic by key and minute, exactly once; a changelog can restore their state.
 
 Measured and checked as those of `topic_contenders.py`. Records are in order, so no record is late. Kafka Streams has
-`windowedBy(…).aggregate(…)`, and Quix Streams `tumbling_window(…).sum()`.
+`windowedBy(…).aggregate(…)`, Flink `window(…).aggregate(…)`, and Quix Streams `tumbling_window(…).sum()`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from anabranch.agents.tables.stream_time import STREAM_TIME
 from records import WINDOW_MS
 
 from .contender_result import Contender
-from .topic_contenders import KafkaStreams, OnTopic, OursTogether, Quix
+from .topic_contenders import FLINK, Flink, KafkaStreams, OnTopic, OursTogether, Quix
 
 __all__ = ["ON_WINDOWS"]
 
@@ -66,6 +66,15 @@ ON_WINDOWS: tuple[OnTopic, ...] = (
         {"commit.interval.ms": "100"},
         (f"windows={WINDOW_MS}",),
         _streams_key,
+    ),
+    Flink(
+        Contender(
+            "flink-windows",
+            "Flink, checkpoints each second",
+            f"{FLINK}; sums are written once, when windows close",
+        ),
+        {"execution.checkpointing.interval": "1s"},
+        (f"windows={WINDOW_MS}",),
     ),
     Quix(
         Contender("quix-windows", "Quix Streams, commit 5 s", "exactly-once, RocksDB, LZ4"),
