@@ -23,10 +23,7 @@ Invariants.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
-from copy import deepcopy
 from typing import TYPE_CHECKING, Any, cast
-
-from mode.utils.futures import maybe_async
 
 from ..topics import clock
 from ..topics.control_records import END_OF_INPUT, ControlRecord, carries_control, decode, is_control
@@ -40,21 +37,19 @@ from .event import to_event
 from .event_time.channel import END_MS, Channel, watermark
 from .event_time.idleness import Idleness
 from .event_time.time_keeper import TimeKeeper, channel_name
-from .firings import ClosingWindow, fire
 from .flows.aggregates import getter
 from .flows.late_records import LateRecords
 from .flows.operators import field_reader
 from .flows.window_agents import LOOK_S, WatermarkedPartials
-from .flows.window_closer import timestamp_of
 from .forwarded_time import ForwardedTime, is_behind_source, time_before, times_of
 from .runtime import runtime_of
 from .stream_clock import timing_of
 from .tables.absent import ABSENT
 from .tables.agent_window_table import AgentWindowTable, WindowWriter
 from .tables.relative_time import STREAM
-from .tables.value_cache import IMMUTABLE
 from .tables.window_content import WindowContent
 from .tables.window_table import window_partition
+from .window_teller import WindowTeller, first_topic
 
 if TYPE_CHECKING:
     from ..topics.message import Message
@@ -135,6 +130,7 @@ class AgentWindows(WindowWriter):
         self.forwarded = None
         if behind is not None and is_behind_source(behind) and self._times:
             self.forwarded = ForwardedTime(stream, behind.topic, self._times, self._closed_at)
+        self._teller = WindowTeller(stream, tables)
         self._record: _Record | None = None
         self._waits = False
         for table in tables:
@@ -187,7 +183,7 @@ class AgentWindows(WindowWriter):
             return pane
         if table.name not in record.late_for:
             record.late_for.add(table.name)
-            late = LateRecords(table.name, table.spec.windows, f"{_origin(stream)}{LATE_SUFFIX}")
+            late = LateRecords(table.name, table.spec.windows, f"{first_topic(stream)}{LATE_SUFFIX}")
             if own_ms > horizon_ms:
                 late.send(stream, record.message, pane, own_ms, "late")
             else:
@@ -210,8 +206,17 @@ class AgentWindows(WindowWriter):
         """Return the seconds until the next look at the windows, although no record has come."""
         return _SOON_S if self._waits else LOOK_S
 
+    @property
+    def tells(self) -> bool:
+        """True if windows that close in this stream are told to the program."""
+        return cast(Any, self.stream)._next is None and any(table.on_close is not None for table in self._tables)
+
     async def records(self, batch: QueuedBatch) -> AsyncIterator[tuple[Message, Any]]:
         """Yield the records of a batch, each with its value, after the windows have closed that end before it."""
+        if batch.at.topic == self._teller.retry_topic:
+            for message in batch.messages:
+                await self._teller.tell_again(batch.at, message)
+            return
         for message, value in self._decoded(batch):
             if not await self._pass(batch, message, value):
                 return
@@ -445,24 +450,10 @@ class AgentWindows(WindowWriter):
         self, table: AgentWindowTable[Any], on_close: CloseCallback, at: TopicPartition, row: WindowKey
     ) -> None:
         """Call `on_window_close` for a window, if the table has it; a failure goes to the failure policy."""
-        stream = self.stream
         partition, _ = window_partition(table)
         value = partition.find(row)
-        if value is ABSENT:
-            return
-        key, start_ms, end_ms = row
-
-        async def tell() -> None:
-            own = value if type(value) in IMMUTABLE else deepcopy(value)
-            await maybe_async(on_close((key, (start_ms / 1000, end_ms / 1000)), own))
-
-        def element() -> dict[str, Any]:
-            return {"key": key, "start": start_ms, "end": end_ms, "value": table.plain(value)}
-
-        source = at.topic if cast(Any, stream)._prev is None else _origin(stream)
-        due_ms = timestamp_of(end_ms)
-        await fire(stream, ClosingWindow(stream, table, at, row, element, source=source, due_ms=due_ms, tell=tell))
-        stream.context.epoch.touch()
+        if value is not ABSENT:
+            await self._teller.tell(table, on_close, at, row, value)
 
 
 def windows_of(stream: Stream) -> AgentWindows | None:
@@ -479,10 +470,3 @@ def _control(at: TopicPartition, message: Message) -> ControlRecord:
         return decode(message)
     except BadRecord as exc:
         raise Stop(f"{at.topic}[{at.partition}]: {exc}", hint="only anabranch may write to it") from exc
-
-
-def _origin(stream: Stream) -> str:
-    """Return the topic whose records a stream gets, behind `group_by` and `through`."""
-    while (before := cast(Any, stream)._prev) is not None:
-        stream = cast("Stream", before)
-    return stream.topic.get_topic_name()

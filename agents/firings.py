@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from .tables.open_windows import WindowKey
     from .tables.window_table import WindowTable
 
-__all__ = ["ClosingWindow", "Firing", "fire"]
+__all__ = ["KIND", "ClosingWindow", "Firing", "fire"]
 
 
 class Firing(Protocol):
@@ -89,6 +89,9 @@ async def fire(stream: Stream, firing: Firing) -> None:
     stream.message = None
 
 
+KIND = "windows"
+
+
 class ClosingWindow:
     """A window that is told to the program, because it has closed, or has changed: a `Firing`, and a
     `FiringWindow`.
@@ -101,6 +104,8 @@ class ClosingWindow:
         due_ms: the time of what is sent, unless it has its own, in milliseconds of event time.
         as_: what it is told as, which tells it apart from another time that it is told.
         tell: tells it.
+        returns: returns whether its dead letter holds all that it is told with, so that it can be told again.
+        again: it comes from a retry topic: its offset in front of which it failed, and that of the record.
     """
 
     reason = "window"
@@ -117,11 +122,14 @@ class ClosingWindow:
         due_ms: int,
         as_: str = "final",
         tell: Callable[[], Awaitable[object]],
+        returns: Callable[[], bool] = lambda: False,
+        again: tuple[int, int] | None = None,
     ) -> None:
         self.source, self.operator = source, table.name
-        self._table, self._row, self._element, self._tell = table, row, element, tell
-        offset, identity = stream.queue.at(at).offset, ("windows", table.name, row, as_)
-        self.record = FiringRecord(at, offset, identity, due_ms, self._letter, kind="windows", window=self)
+        self._table, self._row, self._element, self._tell, self._returns = table, row, element, tell, returns
+        offset = stream.queue.at(at).offset if again is None else again[0]
+        identity = (KIND, table.name, row, as_ if again is None else again)
+        self.record = FiringRecord(at, offset, identity, due_ms, self._letter, kind=KIND, window=self)
 
     async def run(self) -> None:
         await self._tell()
@@ -133,6 +141,10 @@ class ClosingWindow:
     def text(self) -> str:
         _, start_ms, end_ms = self._row
         return f"{_text(start_ms)}/{_text(end_ms)}"
+
+    @property
+    def returns(self) -> bool:
+        return self._returns()
 
     @property
     def private(self) -> frozenset[str]:

@@ -33,6 +33,7 @@ from .producer import Headers
 __all__ = [
     "HEADROOM_BYTES",
     "LATE_SUFFIX",
+    "OPERATOR_HEADER",
     "RETRY_SUFFIX",
     "SUFFIX",
     "DeadLetter",
@@ -121,6 +122,10 @@ def retry_topic(app: str, agent: str, topic: str | None = None) -> str:
         digest = hashlib.sha256(name.encode()).hexdigest()[:8]  # two agents must not share a topic
         legal = f"{legal[: _MAX_NAME - len(RETRY_SUFFIX) - len(digest) - 1]}-{digest}"
     return legal + RETRY_SUFFIX
+
+
+OPERATOR_HEADER = f"{_PREFIX}operator"
+"""The header of a dead letter, and of the record in a retry topic, with the table of a window."""
 
 
 def retry_header(origin: Origin) -> tuple[str, bytes]:

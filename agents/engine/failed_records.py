@@ -139,10 +139,12 @@ class Failures:
         logger.warning("dead letter %s → %s (agent %s): %s", what, letter.topic, stream.name, text, extra=fields)
 
     def _retry_topic(self, stream: RecordFeed, message: Any, topic: str) -> str | None:
-        """Return the topic to which a dead letter is re-published; None if it is that of a window."""
+        """Return the topic to which a dead letter is re-published; None if it is of a window that cannot return."""
         if not isinstance(message, FiringRecord):
             return self._retries.of(stream.name, topic)
-        return None if message.window is not None else self._retries.of_fired(stream.name, message.kind)
+        if message.window is not None and not message.window.returns:
+            return None
+        return self._retries.of_fired(stream.name, message.kind)
 
     def _skip(self, agent: str, topic: str, error: str) -> None:
         """Count a record that is skipped without a dead letter; a bounded run also notes it in a topic."""

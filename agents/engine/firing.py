@@ -32,6 +32,11 @@ class FiringWindow(Protocol):
         ...
 
     @property
+    def returns(self) -> bool:
+        """Whether it can be told again, by its dead letter."""
+        ...
+
+    @property
     def private(self) -> frozenset[str]:
         """Names of private fields."""
         ...
@@ -52,7 +57,7 @@ class FiringRecord:
         letter: returns key and value of its dead letter.
         kind: what it is one of, such as `timers`. `dlq replay` re-publishes its dead letter to a topic of the agent for
             these, see `RetryTopics.of_fired`.
-        window: the window, if it is one: it has no topic to return by.
+        window: the window, if it is one.
 
     Attributes:
         kind, window: see above.

@@ -232,6 +232,15 @@ class Host(Protocol):
         ...
 
 
+class TellsWindows(Protocol):
+    """What a stream knows of windowed tables: `AgentWindows`."""
+
+    @property
+    def tells(self) -> bool:
+        """Whether windows that close between its records are told to the program, by `on_window_close`."""
+        ...
+
+
 class RecordFeed(Protocol):
     """The interface of a stream to the engine.
 
@@ -260,6 +269,11 @@ class RecordFeed(Protocol):
     in_hand: bool
     runner: Any
     message: Any
+
+    @property
+    def windows(self) -> TellsWindows | None:
+        """What it knows of windowed tables, in an app that has some."""
+        ...
 
     @property
     def name(self) -> str: ...

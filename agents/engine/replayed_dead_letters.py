@@ -6,7 +6,8 @@ partitioner, so the agent's tables stay co-partitioned. An agent that reads seve
 none. Workers check for new retry topics at their start and every few seconds, and subscribe to them.
 
 Timers of an agent that have failed return through a topic of their own, `<app>-<agent>-timers-retry`, of which each
-record is a timer that fires again. An agent that has no timers does not read it.
+record is a timer that fires again. An agent that has no timers does not read it. So do windows whose `on_window_close`
+has failed, through `<app>-<agent>-windows-retry`.
 
 The original order is not kept: a re-published record is processed after newer records of its key.
 """
@@ -74,6 +75,8 @@ class RetryTopics:
         for stream in self._router.streams:
             if stream.clock is not None:  # behind `group_by`, that is another topic than the agent's
                 found[self.of_fired(stream.name, "timers")] = stream.name, stream.topic.get_topic_name()
+            if stream.windows is not None and stream.windows.tells:
+                found[self.of_fired(stream.name, "windows")] = stream.name, stream.topic.topics[0]
         declared = {name for topic in self._host.topics for name in topic.topics}
         return {name: of for name, of in found.items() if name not in declared}
 

@@ -89,9 +89,12 @@ class DeadLetterRecord:
 
     @property
     def origin(self) -> Origin | None:
-        """The position of the record that failed; None if it never was in a topic."""
+        """The position of the record that failed; None if it never was in a topic. Of a window that can be told again,
+        that in front of which it has closed."""
         topic, partition = self.facts.get("topic"), self._number("partition")
-        if not topic or partition is None or self.reason in ("line", "window"):
+        if self.reason == "window":
+            return Origin.parsed(self.facts.get("source", "")) if "retry-topic" in self.facts else None
+        if not topic or partition is None or self.reason == "line":
             return None
         return Origin(topic, partition, self._number("offset") or 0, self._number("row"))
 

@@ -13,7 +13,7 @@ from ...topics import clock
 from ...topics.admin import Admin, TopicSpec
 from ...topics.cleanup import on_failure
 from ...topics.cluster import Cluster
-from ...topics.dead_letter import HEADROOM_BYTES, retry_header
+from ...topics.dead_letter import HEADROOM_BYTES, OPERATOR_HEADER, retry_header
 from ...topics.errors import Rebuild, Stop, Usage
 from ...topics.partitioner_registry import PartitionerRegistry
 from ...topics.partitioners import HashPartitioner
@@ -158,6 +158,8 @@ class RepublishRun:
                 )
             own = None
         headers = [*letter.headers, retry_header(origin)] if self._retry else letter.headers
+        if letter.reason == "window":
+            headers = [*headers, (OPERATOR_HEADER, letter.facts.get("operator", "").encode())]
         time_ms = 0 if self._now else letter.record_ms
         if not (time_ms or self._now):
             raise Stop(

@@ -45,7 +45,7 @@ class Republication:
         to: how many records go to each topic now.
         agents: for each retry topic, the app and the agent that read it.
         without_record: chosen dead letters that hold no record, but a line of a file.
-        windows: chosen dead letters of windows, which are no records and have no way back.
+        windows: chosen dead letters of windows that cannot be told again, or not to another topic: they are no records.
         examples: the first few dead letters that are re-published.
     """
 
@@ -162,7 +162,7 @@ class Republisher:
                         begins[letter.partition, name] = letter.offset + 1
                     if not chosen.holds(letter):
                         continue
-                    if letter.origin is None:
+                    if self._stays(letter):
                         report = self._with(report, letter, before=False)
                         continue
                     if target not in opened:
@@ -236,10 +236,14 @@ class Republisher:
             return msgspec.structs.replace(state, fingerprint=self._id, position=None)
         return state
 
+    def _stays(self, letter: DeadLetterRecord) -> bool:
+        """Return whether a dead letter cannot be re-published."""
+        return letter.origin is None or (letter.reason == "window" and self._to is not None)
+
     def _with(self, report: Republication, letter: DeadLetterRecord, *, before: bool) -> Republication:
-        if letter.reason == "window":
-            return replace(report, windows=report.windows + 1)
-        if letter.origin is None:
+        if self._stays(letter):
+            if letter.reason == "window":
+                return replace(report, windows=report.windows + 1)
             return replace(report, without_record=report.without_record + 1)
         if before:
             return replace(report, before=report.before + 1)
