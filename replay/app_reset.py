@@ -95,7 +95,7 @@ class AppReset:
             bool(offsets) or self._admin.has_group(self._group),
             sizes,
             tuple(self._folders()),
-            tuple(sorted({topic for topics in reads.values() for topic in topics} & counts.keys())),
+            tuple(sorted(({topic for topics in reads.values() for topic in topics} & counts.keys()) - set(own))),
             tuple(sorted(set(similar) - self._runtime.described.keys())),
         )
 

@@ -166,7 +166,11 @@ def _background(
     from ..topics.devbroker import background
 
     def lost(running: RunningBroker) -> None:
-        if on_lost is not None:
+        if on_lost is None:
+            return
+        if running.is_folder_gone:
+            on_lost(f"{_end_of(running)}; stop this command and start it again: it begins with an empty Kafka")
+        else:
             on_lost(f"{_end_of(running)}; `anabranch broker start` starts it again, with its data")
 
     data = home() / "broker"
@@ -177,8 +181,11 @@ def _background(
             # Each part of the program that uses Kafka reports its own consequence of the loss.
             if isinstance(exc, Usage) or running.lives:
                 raise
-            raise Stop(_end_of(running), hint="run the same command again: it starts the broker, and resumes") from exc
+            then = "begins with an empty one" if running.is_folder_gone else "starts the broker, and resumes"
+            raise Stop(_end_of(running), hint=f"run the same command again: it {then}") from exc
 
 
 def _end_of(running: RunningBroker) -> str:
+    if running.is_folder_gone:
+        return f"the embedded Kafka at {running.servers} has ended, because its folder {running.data} was deleted"
     return f"the embedded Kafka at {running.servers} has ended (`anabranch broker logs`)"

@@ -5,7 +5,7 @@ Rows are in the order of time, then of partition and offset. The whole topic is 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -55,16 +55,19 @@ class TopicOutputs:
     Args:
         declared: the topics of the program, by the names that it gives them.
         files: topic -> file.
+        tables: names of the program's tables, for a hint.
 
     Raises:
         Usage: the program declares no such topic, or the file cannot be written.
     """
 
-    def __init__(self, declared: Mapping[str, Topic], files: Mapping[str, Path]) -> None:
+    def __init__(self, declared: Mapping[str, Topic], files: Mapping[str, Path], tables: Collection[str] = ()) -> None:
         self._declared, self._files = declared, files
         for name, path in files.items():
             if name not in declared:
                 hint = did_you_mean(name, declared, f"it declares: {', '.join(sorted(declared)) or 'none'}")
+                if name in tables:
+                    hint = f"{name} is a table: --table {name} --output {path}"
                 raise Usage(f"--output {name}={path}: the program declares no topic {name}", hint=hint)
             check_result_path(path)
 

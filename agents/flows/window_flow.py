@@ -27,7 +27,7 @@ from ..tables.window_content import WindowSpec
 from ..tables.window_table import WindowTable, window_partition
 from .aggregates import Aggregate, What
 from .combiner import Combiner
-from .description import aggregate_text, value_text
+from .description import FlowDescription, aggregate_text, value_text
 from .element_types import UNKNOWN, declarable
 from .expressions import part
 from .flow import aggregates_of, check_finite, check_known, check_written, name_of_function, or_field
@@ -431,6 +431,11 @@ class WindowRecords:
         if self.every_s is not None:
             made.listeners.every_s = self.every_s
             made.listeners.updates.append(send)
+        which = "final()" if self.every_s is None else f"updates(every={self.every_s:g} s)"
+        text = FlowDescription.of(
+            f"{which} of table {table.name}", self.steps, None, "", f"topic {target.get_topic_name()}"
+        )
+        runtime_of(made.app).flows.append(text)
         return target
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 
 from ...topics import clock
-from ...topics.errors import AnabranchError
+from ...topics.errors import AnabranchError, Stop
 from ...topics.printable import printable
 from .. import signals
 from ..cluster_choice import home
@@ -20,6 +20,8 @@ from .console import counted
 __all__ = ["broker"]
 
 _LOG_EVERY_S = 0.5
+_PORTS = click.IntRange(0, 65_535)
+_LEAST_HEAP_MB = 64  # with less, Java does not start Kafka
 
 
 def _data_option(command: CommandFunction) -> CommandFunction:
@@ -32,10 +34,12 @@ def _folder(data: Path | None) -> Path:
 
 
 @click.group(invoke_without_command=True)
-@click.option("--port", type=int, default=9092, show_default=True, help="Port to listen on; 0 chooses a free one.")
+@click.option("--port", type=_PORTS, default=9092, show_default=True, help="Port to listen on; 0 chooses a free one.")
 @_data_option
 @click.option("--throw-away", is_flag=True, help="Start with an empty broker and delete its data on exit.")
-@click.option("--heap-mb", type=int, default=512, show_default=True, help="Java heap size in MB.")
+@click.option(
+    "--heap-mb", type=click.IntRange(_LEAST_HEAP_MB), default=512, show_default=True, help="Java heap size in MB."
+)
 @click.pass_context
 def broker(context: click.Context, port: int, data: Path | None, throw_away: bool, heap_mb: int) -> None:
     """Run a single-node Apache Kafka on loopback until Ctrl-C or SIGTERM. For development, not for production.
@@ -73,7 +77,7 @@ def broker(context: click.Context, port: int, data: Path | None, throw_away: boo
 
 @broker.command()
 @_data_option
-@click.option("--port", type=int, default=0, help="Port to listen on.  [default: the last one, 9092, or a free one]")
+@click.option("--port", type=_PORTS, default=0, help="Port to listen on.  [default: the last one, 9092, or a free one]")
 def start(data: Path | None, port: int) -> None:
     """Start the broker in the background, unless it runs.
 
@@ -87,6 +91,8 @@ def start(data: Path | None, port: int) -> None:
 
     folder = _folder(data)
     if (running := running_at(folder)) is not None:
+        if port and not running.servers.endswith(f":{port}"):
+            raise Stop(f"Kafka runs already at {running.servers}", hint="anabranch broker stop, then start it again")
         click.echo(f"Kafka runs already at {running.servers}")
         return
     if (stats := background.start(folder, port=port, on_progress=status_line)) is not None:

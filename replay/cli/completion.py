@@ -51,7 +51,7 @@ def complete_apps(context: click.Context, parameter: click.Parameter, incomplete
 
 
 def complete_tables(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """Return the tables of the app that `-A` names."""
+    """Return the tables of the app of `-A` or of the project's file."""
     from click.shell_completion import CompletionItem
 
     del parameter
@@ -61,7 +61,7 @@ def complete_tables(context: click.Context, parameter: click.Parameter, incomple
 
 
 def complete_topics(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
-    """Return the topics that the app of `-A` declares."""
+    """Return the topics that the app of `-A` or of the project's file declares."""
     del parameter
     with _runtime(context) as runtime:
         names = [] if runtime is None else sorted(runtime.described)
@@ -71,20 +71,19 @@ def complete_topics(context: click.Context, parameter: click.Parameter, incomple
 @contextlib.contextmanager
 def _runtime(context: click.Context) -> Generator[Runtime | None]:
     """Provide the app's runtime; None if no app is named or it cannot be loaded. What the program prints is dropped."""
-    name = context.find_root().obj
-    if not name:
-        yield None
-        return
     from ...topics.errors import AnabranchError
-    from ..app_loader import load_app, runtime_of
+    from ..project_config import project_config
 
+    runtime: Runtime | None = None
     with (
         Path(os.devnull).open("w") as nowhere,
         contextlib.redirect_stdout(nowhere),
         contextlib.redirect_stderr(nowhere),
+        contextlib.suppress(AnabranchError),
     ):
-        try:
+        # The shell asks before the command line is executed, which would read the project's file.
+        if name := context.find_root().obj or project_config().app:
+            from ..app_loader import load_app, runtime_of
+
             runtime = runtime_of(load_app(name))
-        except AnabranchError:
-            runtime = None
     yield runtime

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from ...topics.errors import Usage
 from .common_options import named_app
 from .console import out, plain, write_json
 from .logs import log_to_stderr
@@ -48,12 +49,20 @@ def config(context: click.Context, as_json: bool) -> None:
     from ..project_config import project_config
 
     log_to_stderr(None)
-    found = settings_of(project_config(), named_app(context) or DeclaredCluster(), context.obj)
+    problem: Usage | None = None
+    app: ClusterDeclaration = DeclaredCluster()
+    try:
+        app = named_app(context) or app
+    except Usage as exc:  # which app this is, and where its name comes from, is what this command is asked for then
+        problem = exc
+    found = settings_of(project_config(), app, context.obj)
     for name, value, origin in found:
         if as_json:
             write_json({"setting": name, "value": value, "from": origin})
         else:
             out.print(f"{plain(name)} = {plain(value)}   [dim]{plain(origin)}[/dim]", markup=True, soft_wrap=True)
+    if problem is not None:
+        raise problem
 
 
 def settings_of(config: ProjectConfig, app: ClusterDeclaration, app_name: str | None) -> list[Setting]:

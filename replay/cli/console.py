@@ -17,8 +17,9 @@ from ...topics.printable import printable
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
+    from rich.table import Table as Grid
 
-__all__ = ["ProgressView", "Screen", "counted", "err", "out", "plain", "write_json"]
+__all__ = ["ProgressView", "Screen", "counted", "err", "folding", "out", "plain", "write_json"]
 
 
 class Screen(Console):
@@ -44,6 +45,13 @@ err = Screen(stderr=True)
 def plain(text: object) -> str:
     """Escape a text for use inside a line with markup."""
     return escape(str(text))
+
+
+def folding(grid: Grid) -> Grid:
+    """Let the cells of a table that are too wide continue on the next line: names are there to be typed."""
+    for column in grid.columns:
+        column.overflow = "fold"
+    return grid
 
 
 def counted(count: int, noun: str) -> str:

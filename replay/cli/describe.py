@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .common_options import app_name
-from .console import out, plain
+from .console import folding, out, plain
 from .logs import log_to_stderr
 
 if TYPE_CHECKING:
@@ -118,7 +118,7 @@ def _groups(runtime: Runtime) -> Grid:
 def _grid(*columns: str) -> Grid:
     from rich.table import Table as Grid
 
-    return Grid(*columns, header_style="bold")
+    return folding(Grid(*columns, header_style="bold"))
 
 
 def _type(kind: object, untyped: str = "JSON") -> str:

@@ -7,7 +7,7 @@ import click
 from ...topics.errors import Usage
 from ...topics.spelling import did_you_mean
 from .common_options import choose_cluster, cluster_options, named_app
-from .console import counted, out, write_json
+from .console import counted, folding, out, write_json
 from .logs import log_to_stderr
 
 __all__ = ["lag"]
@@ -55,7 +55,7 @@ def lag(
             place = {"topic": at.topic, "partition": at.partition}
             write_json({**place, "offset": offset, "end": ends[at], "lag": lags[at]})
         return
-    grid = Grid("topic", "partition", "offset", "end", "lag", header_style="bold")
+    grid = folding(Grid("topic", "partition", "offset", "end", "lag", header_style="bold"))
     for column in grid.columns[1:]:
         column.justify = "right"
     for at, offset in committed.items():

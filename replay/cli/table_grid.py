@@ -54,7 +54,7 @@ def table_grid(snapshot: Snapshot, *, most: int = _ROWS, title: str | None = Non
     grid = Grid(title=title or snapshot.table.help or snapshot.table.name, title_justify="left")
     for i, column in enumerate(columns):
         numbers = column not in times and all(isinstance(row[i], _NUMBERS) for row in rows)
-        grid.add_column(column, justify="right" if numbers and i else "left")
+        grid.add_column(column, justify="right" if numbers and i else "left", overflow="fold")
     for row in rows[:most]:
         cells = zip(columns, row, strict=True)
         grid.add_row(*[shown_time(cell) if column in times else _shown(cell) for column, cell in cells])

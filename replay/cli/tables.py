@@ -15,7 +15,7 @@ from ...topics.errors import Usage
 from ...topics.printable import printable, without_passwords
 from .common_options import app_name, choose_cluster, cluster_options, show_private_option, status_line
 from .completion import complete_tables
-from .console import counted, err, out, write_json
+from .console import counted, err, folding, out, write_json
 from .logs import log_to_stderr
 
 if TYPE_CHECKING:
@@ -349,7 +349,7 @@ def _grid(*columns: str) -> Grid:
     grid = Grid(header_style="bold")
     for column in columns:
         grid.add_column(column, justify="left" if column in ("table", "changelog", "about") else "right")
-    return grid
+    return folding(grid)
 
 
 def _show_key(snapshot: Snapshot, key: str) -> None:

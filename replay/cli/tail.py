@@ -11,7 +11,7 @@ import click
 import msgspec
 
 from ...topics import clock
-from ...topics.errors import BadRecord
+from ...topics.errors import BadRecord, Usage
 from ...topics.printable import printable
 from ...topics.topic_partition import TopicPartition
 from .common_options import choose_cluster, cluster_options, show_private_option
@@ -117,6 +117,8 @@ def tail(
     from ..sources.offset_range import OffsetBound, resolve_offset_range
 
     log_to_stderr(None)
+    if follow and until != "latest":
+        raise Usage("--follow has no end", hint="omit --until or --follow")
     holds = _Filter(None if key is None else key.encode(), None if where is None else expression(where))
     bounds = OffsetBound.parse(begin or "earliest"), OffsetBound.parse(until)
     with choose_cluster(bootstrap_server, options) as choice:
@@ -126,7 +128,10 @@ def tail(
             raise admin.no_topic(topic)
         numbers = range(counts[topic]) if partition is None else [partition]
         places = [TopicPartition(topic, number) for number in numbers if number < counts[topic]]
-        span = resolve_offset_range(choice.cluster, places, *bounds, clock.now_ms())
+        now_ms = clock.now_ms()
+        offsets = resolve_offset_range(choice.cluster, places, *bounds, now_ms)
+        since_ms, until_ms = (bound.time_ms(now_ms) for bound in bounds)
+        span = _Span(offsets.begins, offsets.ends, admin.spans(places)[1], since_ms, until_ms)
         private = private_fields(choice.cluster, topic, context.obj)
         write = _show_json if as_json else _show_line
 
@@ -135,10 +140,10 @@ def tail(
 
         try:
             if begin is None:
-                for record in _last(choice.cluster, span.begins, span.ends, most, holds):
+                for record in _last(choice.cluster, span, most, holds):
                     show(record)
             else:
-                for record in _read(choice.cluster, span.begins, span.ends):
+                for record in _read(choice.cluster, span):
                     if holds(record):
                         show(record)
             if follow:
@@ -168,31 +173,65 @@ class _Filter:
             return False
 
 
-def _last(
-    cluster: Cluster,
-    begins: dict[TopicPartition, int],
-    ends: dict[TopicPartition, int],
-    most: int,
-    holds: _Filter,
-) -> list[ShownRecord]:
+@dataclass(frozen=True, slots=True)
+class _Span:
+    """What is read of a topic, by partition: offsets, and times at which packed batches are cut.
+
+    Attributes:
+        begins, ends: offset of the first record, and of the first one that is not read.
+        last_ends: where the partitions end.
+        since_ms: of the packed batch at `begins`, rows before the first one with this time are left out. None: none.
+        until_ms: of the packed batch at `ends`, which is the first one with such a row, the rows before that row are
+            read. None: nothing is.
+    """
+
+    begins: dict[TopicPartition, int]
+    ends: dict[TopicPartition, int]
+    last_ends: dict[TopicPartition, int]
+    since_ms: int | None
+    until_ms: int | None
+
+    @property
+    def stops(self) -> dict[TopicPartition, int]:
+        """The offsets up to which records have to be read."""
+        if self.until_ms is None:
+            return self.ends
+        return {at: min(end + 1, self.last_ends[at]) for at, end in self.ends.items()}
+
+    def cut(self, at: TopicPartition, records: Iterable[ShownRecord]) -> Iterator[ShownRecord]:
+        """Yield the records that belong to it; all rows of a batch have to be among `records`."""
+        begun = ended = False
+        for record in records:
+            if record.offset == self.begins[at] and self.since_ms is not None and record.row is not None:
+                begun = begun or record.time_ms >= self.since_ms
+                if not begun:
+                    continue
+            if record.offset >= self.ends[at]:
+                ended = ended or record.row is None or self.until_ms is None or record.time_ms >= self.until_ms
+                if ended:
+                    continue
+            yield record
+
+
+def _last(cluster: Cluster, span: _Span, most: int, holds: _Filter) -> list[ShownRecord]:
     """Return the last `most` records, by time; reads further back until there are enough (blocking)."""
-    span = max(20, 2 * most)
+    count = max(20, 2 * most)
     while most:
-        starts = {at: max(begins[at], end - span) for at, end in ends.items()}
-        found = [record for record in _read(cluster, starts, ends) if holds(record)]
-        if len(found) >= most or starts == begins:
+        starts = {at: max(span.begins[at], end - count) for at, end in span.ends.items()}
+        found = [record for record in _read(cluster, replace(span, begins=starts)) if holds(record)]
+        if len(found) >= most or starts == span.begins:
             return sorted(found, key=lambda record: record.time_ms)[-most:]
-        span *= 8
+        count *= 8
     return []
 
 
-def _read(
-    cluster: Cluster, starts: dict[TopicPartition, int], ends: dict[TopicPartition, int]
-) -> Iterator[ShownRecord]:
+def _read(cluster: Cluster, span: _Span) -> Iterator[ShownRecord]:
     from ...topics.partition_reader import read_to_end
 
-    for run in read_to_end(cluster, starts, ends):
-        yield from _records(run.at, [message for message in run.messages if (message.offset() or 0) < ends[run.at]])
+    stops = span.stops
+    for run in read_to_end(cluster, span.begins, stops):
+        messages = [message for message in run.messages if (message.offset() or 0) < stops[run.at]]
+        yield from span.cut(run.at, _records(run.at, messages))
 
 
 def _follow(cluster: Cluster, starts: dict[TopicPartition, int]) -> Iterator[ShownRecord]:

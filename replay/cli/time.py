@@ -14,7 +14,7 @@ from ...topics.errors import AnabranchError, Stop, Usage
 from ...topics.topic_partition import TopicPartition, listed
 from ..time_text import format_duration_ms, format_time
 from .common_options import app_name, choose_cluster, cluster_options, status_line
-from .console import counted, out, write_json
+from .console import counted, folding, out, write_json
 from .logs import log_to_stderr
 
 if TYPE_CHECKING:
@@ -107,9 +107,10 @@ async def _ask(client: WorkerClient, worker: Announcement) -> Facts | str:
 def _show(rows: list[Facts], late: Counter[tuple[str, str]]) -> None:
     from rich.table import Table as Grid
 
-    grid = Grid("operator", "partition", "watermark", "held back by", "for", "open", "next", header_style="bold")
+    columns = "operator", "partition", "watermark", "held back by", "for", "open", "next"
+    grid = folding(Grid(*columns, header_style="bold"))
     for column in ("partition", "for", "open"):
-        grid.columns[[each.header for each in grid.columns].index(column)].justify = "right"
+        grid.columns[columns.index(column)].justify = "right"
     now_ms = clock.now_ms()
     for row in rows:
         since_ms, by = row["since_ms"], [TopicPartition(*at) for at in row["held_back_by"]]

@@ -13,7 +13,7 @@ from ...topics.errors import AnabranchError, Usage
 from ...topics.printable import printable
 from ...topics.topic_partition import TopicPartition
 from .common_options import FormatOptions, choose_cluster, cluster_options, format_options
-from .console import counted, err, out
+from .console import counted, err, folding, out
 from .logs import log_to_stderr
 
 if TYPE_CHECKING:
@@ -137,7 +137,7 @@ def list_topics(cluster: Cluster) -> None:
 
     counts, begins, ends = _spans(Admin(cluster, patience_s=_PATIENCE_S))
     partitioners = PartitionerRegistry(cluster).of(counts)
-    grid = Grid("topic", "partitions", "records", "skew", "partitioner", header_style="bold")
+    grid = folding(Grid("topic", "partitions", "records", "skew", "partitioner", header_style="bold"))
     for column in grid.columns[1:4]:
         column.justify = "right"
     for name, n in counts.items():

@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypedDict, Unpack
 
@@ -61,7 +62,9 @@ class WorkerSettings(TypedDict):
     show_default=True,
     help="Serve health checks, metrics and tables over HTTP.",
 )
-@click.option("-p", "--web-port", type=int, help="HTTP port; if it is taken, a free one is chosen.")
+@click.option(
+    "-p", "--web-port", type=click.IntRange(1, _LAST_PORT), help="HTTP port; if it is taken, a free one is chosen."
+)
 @click.option("--web-host", help="Host name under which other workers reach this one.")
 @click.option("--web-bind", help="Address to listen on.  [default: loopback]")
 @click.option(
@@ -76,6 +79,7 @@ class WorkerSettings(TypedDict):
 @click.option("--reload", is_flag=True, help="Restart the worker when a file of the program changes.")
 @click.option("--end-with-stdin", is_flag=True, hidden=True)
 @click.option("--describe", is_flag=True, hidden=True)
+@click.option("--embedded", is_flag=True, hidden=True)
 @click.option("--complete-by-stdin", is_flag=True, hidden=True)
 @click.option("--aligned", multiple=True, metavar="TOPIC,…", hidden=True)
 @cluster_options
@@ -87,6 +91,7 @@ def worker(
     processes: int,
     reload: bool,
     describe: bool,
+    embedded: bool,
     end_with_stdin: bool,
     complete_by_stdin: bool,
     aligned: tuple[str, ...],
@@ -131,7 +136,7 @@ def worker(
                 raise Usage("--reload runs one worker", hint="omit --processes")
             with choose_cluster(bootstrap_server, options, declared_cluster(app_name(context))) as choice:
                 signals.disable_deadline()
-                _reload(app_name(context), choice.cluster, ["-l", loglevel, "--log-format", log_format], settings)
+                _reload(app_name(context), choice, ["-l", loglevel, "--log-format", log_format], settings)
             return
         app = load_app(app_name(context))
         if complete_by_stdin:
@@ -148,6 +153,7 @@ def worker(
                 arguments = ["-l", loglevel, "--log-format", log_format]
                 _supervise(app, app_name(context), choice.cluster, processes, arguments, settings)
             else:
+                choice = replace(choice, embedded=choice.embedded or embedded)
                 _work(app, choice, settings, app_name(context), brief=end_with_stdin and not describe)
     except signals.Terminated:
         return  # before the worker started
@@ -228,7 +234,7 @@ def _arguments(settings: WorkerSettings) -> list[str]:
     return made
 
 
-def _reload(name: str, cluster: Cluster, shared: list[str], settings: WorkerSettings) -> None:
+def _reload(name: str, choice: ClusterChoice, shared: list[str], settings: WorkerSettings) -> None:
     """Run a worker as a child process, and restart it when its program changes (blocking)."""
     from ..runs.reloader import Reloader
     from .worker_report import offer_status
@@ -240,7 +246,9 @@ def _reload(name: str, cluster: Cluster, shared: list[str], settings: WorkerSett
             click.echo(printable(text), err=True)
 
     port = [] if settings["web_port"] is None else ["--web-port", str(settings["web_port"])]
-    reloader = Reloader(cluster, name, ["--describe", *shared, *_arguments(settings), *port], say=say)
+    # The worker is told where the broker is, so it cannot know itself that this is the embedded one.
+    about = ["--describe", *(["--embedded"] if choice.embedded else [])]
+    reloader = Reloader(choice.cluster, name, [*about, *shared, *_arguments(settings), *port], say=say)
     offer_status(reloader.show_status)
     reloader.run()
 

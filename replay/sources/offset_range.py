@@ -57,6 +57,12 @@ class OffsetBound:
         except ValueError:
             raise Usage(f"{text}: not a position in a topic", hint=_HINT) from None
 
+    def time_ms(self, now_ms: int) -> int | None:
+        """Return the time that is meant, in milliseconds since 1970; None if it is not given by a time."""
+        if self.kind == "ago":
+            return max(0, now_ms - self.number)
+        return self.number if self.kind == "time" else None
+
 
 @dataclass(frozen=True, slots=True)
 class OffsetRange:
@@ -84,7 +90,8 @@ def resolve_offset_range(
             return lasts
         if bound.kind == "offset":
             return {at: min(bound.number, lasts[at]) for at in wanted}
-        time_ms = bound.number if bound.kind == "time" else max(0, now_ms - bound.number)
+        time_ms = bound.time_ms(now_ms)
+        assert time_ms is not None
         candidates = admin.since(wanted, time_ms)
         return {at: _first_since(cluster, at, candidates[at], lasts[at], time_ms) for at in wanted}
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from anabranch import App, Count, Top, col
+from anabranch import App, Count, Top, Tumbling, col
 from anabranch.agents.flows.description import value_text
 from anabranch.agents.runtime import runtime_of
 
@@ -27,6 +27,17 @@ def test_a_flow_is_shown_with_its_operators_its_end_and_the_topic_between() -> N
             None,
         ),
         ("orders → flat_map(function) → key_by(function) → topic copies", None),
+    ]
+
+
+def test_what_is_sent_of_windows_is_shown() -> None:
+    app = App("shop")
+    windows = app.topic("orders").key_by("user").window(Tumbling("5m"), grace="0s").aggregate("by-user", n=Count())
+    windows.final().filter(col("n") > 1).to("busy")
+    windows.updates("10s").to("dashboard")
+    assert [str(flow) for flow in runtime_of(app).flows[1:]] == [
+        "final() of table by-user → filter(col('n') > 1) → topic busy",
+        "updates(every=10 s) of table by-user → topic dashboard",
     ]
 
 

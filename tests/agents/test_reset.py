@@ -54,6 +54,7 @@ async def test_an_app_that_is_reset_processes_its_topics_anew_and_what_is_not_it
     own.append(f"{name}-by_user-{topic}-Order.user-repartition")
     plan = AppReset(made()).plan()
     assert set(plan.topics) == set(own)
+    assert plan.read == (topic,), "a topic of the app's own is not kept, although it reads it"
     assert {at.topic: offset > 0 for at, offset in plan.offsets.items()}[topic]
     assert plan.similar == (f"{name}-eu-totals-changelog", f"{name}-old-changelog")
     assert plan.folders

@@ -109,6 +109,26 @@ def test_packed_rows_are_shown_and_filtered(shell, app):
     assert "#99  u99" in shell.run("tail", topic).stdout
 
 
+def test_times_cut_packed_batches_at_their_rows(shell, app):
+    topic = f"{app}-packed-times"
+    rows = [{"user": "u", "at": f"2026-01-01T10:{n:02}:00Z"} for n in range(60)]
+    shell.write("rows.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+    made = shell.run(
+        *("replay", "rows.jsonl", "--to", topic, "--key", "user", "--time", "at", "--partitions", "1", "--pack")
+    )
+    assert made.returncode == 0, made.stderr
+    assert shell.run("send", topic, "v", '{"at": "now"}').returncode == 0
+
+    def minutes(*arguments):
+        return [row["value"]["at"][14:16] for row in shown(shell, topic, *arguments)]
+
+    assert minutes("--from", "2026-01-01T10:58Z") == ["58", "59", ""]
+    assert minutes("--from", "2026-01-01T10:03Z", "--until", "2026-01-01T10:05Z") == ["03", "04"]
+    assert minutes("--until", "2026-01-01T10:02Z") == ["00", "01"]
+    assert minutes("-n", "2", "--until", "2026-01-02") == ["58", "59"]
+    assert "omit --until" in shell.run("tail", topic, "-f", "--until", "2026-01-02").stderr
+
+
 def test_following_shows_what_arrives(shell, app):
     topic = f"{app}-live"
     assert shell.run("send", topic, "a", "1", "--create").returncode == 0

@@ -4,6 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
+from typing import Any
+
+import pytest
+from anabranch.replay.cli import worker
+from anabranch.replay.cluster_choice import ClusterChoice
+from anabranch.replay.runs import reloader
+from anabranch.topics.cluster import Cluster
 
 APP = """
 from anabranch import App
@@ -77,3 +84,24 @@ def test_several_processes_are_not_reloaded(shell, fresh):
     shell.write("mine.py", APP.format(app=fresh("app")))
     refused = shell.run("-A", "mine", "worker", "--reload", "--processes", "2")
     assert (refused.returncode, "omit --processes" in refused.stderr) == (2, True)
+
+
+@pytest.mark.parametrize("embedded", [True, False])
+def test_the_worker_is_told_whether_its_kafka_is_the_embedded_one(monkeypatch, embedded: bool):
+    """It is started with the address of the broker, so it cannot know."""
+    given: list[str] = []
+
+    class Recorded:
+        def __init__(self, _cluster: Cluster, _name: str, arguments: list[str], **_: Any) -> None:
+            given.extend(arguments)
+
+        show_status = None
+
+        def run(self) -> None: ...
+
+    monkeypatch.setattr(reloader, "Reloader", Recorded)
+    context = worker.worker.make_context("worker", [], resilient_parsing=True)
+    settings = {name: context.params[name] for name in worker.WorkerSettings.__annotations__}
+    worker._reload("mine", ClusterChoice(Cluster.named("127.0.0.1:1"), embedded=embedded), [], settings)
+    params = worker.worker.make_context("worker", given).params
+    assert (params["describe"], params["embedded"]) == (True, embedded)

@@ -48,12 +48,15 @@ def test_commands_say_what_was_meant(shell):
         (["worker", "-A", "mine"], "-A goes before the command: anabranch -A MODULE worker"),
         (["-l", "info", "-A", "mine", "worker"], "options of a command follow it"),
         (["worker", "--procesess", "2"], "Did you mean --processes?"),
+        (["-A", "mine", "worker", "-p", "0"], "0 is not in the range"),
+        (["broker", "--port", "70000"], "70000 is not in the range"),
         (["worker", "-w"], "did you mean --with-web or --web-port or --web-host or --web-bind?"),
         (["mine", "worker"], "-A names the app: anabranch -A mine worker"),
         (["-A", "mien", "worker"], "did you mean mine?"),
         (["-A", "mine:ap", "worker"], "did you mean app?"),
         (["-A", "mine", "tables", "total"], "did you mean totals?"),
         (["-A", "mine", "tables", "bakup"], "did you mean backup?"),
+        (["run", "mine", "--input", "n.txt", "--output", "totals=n.csv"], "--table totals --output n.csv"),
         (["run", "mine", "--input", "a-ordrs=n.txt"], "did you mean a-orders?"),
     ):
         ended = shell.run(*arguments)

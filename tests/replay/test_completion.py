@@ -32,6 +32,9 @@ try anabranch -A shop rep
 try anabranch -A shop tables to
 try anabranch -A shop tail o
 try anabranch worker --web-p
+echo 'app = "shop"' > anabranch.toml
+try anabranch tables to
+try anabranch tail o
 complete -p anabranch
 """
 
@@ -48,7 +51,11 @@ def environment(tmp_path: Path) -> dict[str, str]:
 
 def test_bash_completes_commands_options_apps_tables_and_topics(tmp_path: Path, environment: dict[str, str]) -> None:
     ran = subprocess.run(["bash", "-c", SCRIPT], cwd=tmp_path, env=environment, capture_output=True, text=True)
-    assert ran.stdout.splitlines()[:-1] == ["worker", "shop", "replay report", "totals", "orders", "--web-port"], ran
+    of_the_file = ["totals", "orders"]
+    assert ran.stdout.splitlines()[:-1] == [
+        *["worker", "shop", "replay report", "totals", "orders", "--web-port"],
+        *of_the_file,
+    ], ran
     assert "-F _anabranch_completion anabranch" in ran.stdout.splitlines()[-1]
 
 

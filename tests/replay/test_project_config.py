@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 from anabranch.replay import project_config as project_config_module
 from anabranch.replay.app_loader import DeclaredCluster
-from anabranch.replay.cli.config import settings_of
+from anabranch.replay.cli.config import config, settings_of
 from anabranch.replay.cluster_choice import named_cluster, named_servers
 from anabranch.replay.project_config import ProjectConfig, project_config
 from anabranch.topics.errors import Usage
+from click.testing import CliRunner
 
 FILE = """
 app = "shop"
@@ -90,6 +91,13 @@ def test_origins_are_shown_and_secrets_are_not(folder: Path, monkeypatch: pytest
         "the embedded Kafka",
         "default",
     )
+
+
+def test_an_app_that_cannot_be_loaded_is_shown_with_its_origin(folder: Path) -> None:
+    (folder / "anabranch.toml").write_text('app = "absent_app"')
+    ran = CliRunner().invoke(config, obj="absent_app")
+    assert "app = absent_app   anabranch.toml" in ran.output
+    assert isinstance(ran.exception, Usage), "and it is an error"
 
 
 @pytest.mark.parametrize(

@@ -16,9 +16,11 @@ from typing import Any
 import anabranch
 import pytest
 from anabranch.agents.app import App
+from anabranch.agents.runtime import runtime_of
 from anabranch.replay.cli import console, dlq, logs, replay_plot, restore_bar, run_output, runs, table_grid, verify
 from anabranch.replay.cli import replay_output as show_replay
 from anabranch.replay.cli.console import ProgressView, Screen, write_json
+from anabranch.replay.cli.describe import _topics
 from anabranch.replay.cluster_choice import known_servers
 from anabranch.replay.replay_report import Report
 from anabranch.replay.table_reader import Snapshot
@@ -65,6 +67,16 @@ def test_tables_show_keys_and_values_as_they_are_written(screen: io.StringIO) ->
     assert SHOWN in text  # the title
     assert f"{SHOWN[:-4]} " in text
     assert "[/oops] " in text
+
+
+def test_names_that_are_too_wide_for_the_terminal_are_shown_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    app = App("shop")
+    app.topic("a-topic-with-a-long-name", value_type=int)
+    written = io.StringIO()
+    narrow = Screen(file=written, width=30, color_system=None, highlight=False)
+    narrow.print(_topics(runtime_of(app)))
+    first_column = "".join(line.split("│")[1].strip() for line in written.getvalue().splitlines() if line[:1] == "│")
+    assert first_column == "a-topic-with-a-long-name"
 
 
 def test_reports_of_replays_and_comparisons_show_lines_as_they_are_written(screen: io.StringIO) -> None:

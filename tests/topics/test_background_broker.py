@@ -18,6 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from anabranch.replay.cli.broker import broker
 from anabranch.replay.cluster_choice import provide_cluster
 from anabranch.topics.admin import Admin, TopicSpec
 from anabranch.topics.cluster import Cluster
@@ -27,6 +28,7 @@ from anabranch.topics.devbroker.distribution import KAFKA_VERSION
 from anabranch.topics.devbroker.lease import Lease
 from anabranch.topics.devbroker.running_broker import RunningBroker, is_occupied, last_port, running_at
 from anabranch.topics.errors import Stop
+from click.testing import CliRunner
 
 DEADLINE_S = 60.0
 SOON_S = 1.0
@@ -164,6 +166,24 @@ def test_a_command_that_loses_it_ends_with_one_sentence(data: Path, monkeypatch:
     assert "anabranch broker start" in said[0]
 
 
+def test_a_command_whose_broker_s_folder_is_deleted_does_not_promise_its_data(
+    data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ANABRANCH_HOME", str(data.parent))
+    monkeypatch.delenv("KAFKA_BOOTSTRAP_SERVERS", raising=False)
+    said: list[str] = []
+    with (
+        pytest.raises(Stop, match=r"has ended, because its folder .* was deleted") as failed,
+        provide_cluster(None, {"log_level": "0"}, on_lost=said.append) as place,
+    ):
+        shutil.rmtree(data, ignore_errors=True)
+        shutil.rmtree(data, ignore_errors=True)  # Kafka may have written meanwhile
+        eventually(lambda: len(said) == 1, "it is said")
+        Admin(place.cluster).partitions(timeout_s=0.1)
+    assert "begins with an empty" in failed.value.hint
+    assert "begins with an empty" in said[0] and "with its data" not in said[0]
+
+
 def test_a_deleted_folder_ends_it_and_the_next_command_starts_another(data: Path) -> None:
     with background.provide(data, idle_s=NEVER_S) as (first, _):
         shutil.rmtree(data, ignore_errors=True)
@@ -197,11 +217,15 @@ def test_a_broker_in_the_foreground_serves_the_commands_of_its_folder(data: Path
             assert stats is None
             assert (running.servers, running.background) == (own.bootstrap_servers, False)
         assert background.start(data) is None, "a second one is not started"
+        port = own.bootstrap_servers.rpartition(":")[2]
+        start = ["start", "--data", str(data), "--port"]
+        assert "runs already" in CliRunner().invoke(broker, [*start, port]).output
+        assert isinstance(CliRunner().invoke(broker, [*start, "1"]).exception, Stop), "it is not at that port"
 
 
 def test_a_broker_of_another_version_is_used_while_it_runs(data: Path) -> None:
     with EmbeddedBroker(data) as own:
-        facts = json.loads((data / "broker.json").read_text()) | {"kafka": "4.2.0"}
+        facts = json.loads((data / "broker.json").read_text()) | {"kafka": "4.2.0", "unknown": "to this version"}
         (data / "broker.json").write_text(json.dumps(facts))
         with background.provide(data) as (running, _):
             assert (running.kafka, running.servers) == ("4.2.0", own.bootstrap_servers)
@@ -234,7 +258,7 @@ def test_the_process_of_another_user_lives(monkeypatch: pytest.MonkeyPatch) -> N
         raise PermissionError
 
     monkeypatch.setattr(os, "kill", kill)
-    running = RunningBroker(Path(), "127.0.0.1:1", os.getpid(), os.getpid(), True, "", 0)
+    running = RunningBroker(Path(), "127.0.0.1:1", os.getpid(), os.getpid(), True, "", 0, 0)
     assert running.lives
     with pytest.raises(Stop, match="belongs to another user"):
         background.stop(running)
@@ -244,7 +268,7 @@ def test_a_zombie_does_not_live() -> None:
     child = subprocess.Popen([sys.executable, "-c", ""])
     os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
     try:
-        assert not RunningBroker(Path(), "127.0.0.1:1", child.pid, os.getpid(), True, "", 0).lives
+        assert not RunningBroker(Path(), "127.0.0.1:1", child.pid, os.getpid(), True, "", 0, 0).lives
     finally:
         child.wait()
 

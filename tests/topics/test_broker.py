@@ -231,7 +231,7 @@ def test_data_of_a_newer_kafka_are_named(tmp_path: Path, monkeypatch: pytest.Mon
     with pytest.raises(Stop, match="written by a newer Kafka than") as failed:
         EmbeddedBroker(tmp_path, settings={"num.io.threads": "none"}).start()
     assert str(tmp_path) in str(failed.value)
-    assert "--data PATH" in str(failed.value.hint)
+    assert "ANABRANCH_HOME" in str(failed.value.hint)
 
 
 def test_temporary_folders_of_killed_processes_are_swept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -175,6 +175,7 @@ class EmbeddedBroker:
                 background=self._background,
                 kafka=KAFKA_VERSION,
                 started_ms=clock.now_ms(),
+                folder=os.fstat(self._lock).st_ino,
             )
             self._running.write()
         atexit.register(self.stop)

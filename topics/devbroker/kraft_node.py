@@ -170,7 +170,8 @@ class Node:
             return Stop(
                 f"the data in {self.java.log.parent} were written by a newer Kafka than {KAFKA_VERSION}, so that it "
                 "cannot read them",
-                hint="delete the folder, or name another one: --data PATH, of `anabranch broker`",
+                hint="delete the folder, if its records are not needed, or name another one: ANABRANCH_HOME, or --data "
+                "PATH of `anabranch broker`",
             )
         return Stop(
             f"the embedded Kafka {what}; {self.java.log} ends with\n{tail}",

@@ -9,8 +9,9 @@ from __future__ import annotations
 import fcntl
 import json
 import re
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import Any
 
 from ..durable_files import replace_file
 from ..running_process import is_running
@@ -35,6 +36,7 @@ class RunningBroker:
         background: it serves all commands of its folder and ends when it is not used; else its parent decides.
         kafka: version of Kafka.
         started_ms: when it started, in milliseconds since 1970.
+        folder: inode of the folder's lock, by which it is told from a later folder of the same name.
     """
 
     data: Path
@@ -44,10 +46,11 @@ class RunningBroker:
     background: bool
     kafka: str
     started_ms: int
+    folder: int
 
     def write(self) -> None:
         """Write `broker.json`; the caller holds the folder's lock."""
-        facts = {name: value for name, value in asdict(self).items() if name != "data"}
+        facts = {name: value for name, value in asdict(self).items() if name not in ("data", "folder")}
         replace_file(self.data / _FILE, json.dumps(facts).encode() + b"\n")
 
     @staticmethod
@@ -59,6 +62,11 @@ class RunningBroker:
     def lives(self) -> bool:
         """True while both of its processes run."""
         return is_running(self.pid) and is_running(self.owner)
+
+    @property
+    def is_folder_gone(self) -> bool:
+        """True if its folder has been deleted, even if another one has its name now."""
+        return self.folder != _identity(self.data)
 
     def clients(self) -> int | None:
         """Return the number of connections from other processes; None where the system does not list them."""
@@ -77,10 +85,14 @@ def running_at(data: Path) -> RunningBroker | None:
     """Return the broker that runs on `data`, whichever process has started it; None if there is none."""
     if not is_occupied(data):
         return None
+    identity = _identity(data)
     try:
-        facts = json.loads((data / _FILE).read_text())
-        found = RunningBroker(data=data, **facts)
-    except (FileNotFoundError, ValueError, TypeError):  # it starts or stops
+        facts: dict[str, Any] = json.loads((data / _FILE).read_text())
+        # Another version of this program may have written more facts.
+        names = {field.name for field in fields(RunningBroker)} - {"data", "folder"}
+        known = {name: value for name, value in facts.items() if name in names}
+        found = RunningBroker(data=data, folder=identity, **known)
+    except (FileNotFoundError, ValueError, TypeError, AttributeError):  # it starts or stops
         return None
     return found if found.lives else None
 
@@ -105,6 +117,13 @@ def last_port(data: Path) -> int:
     except OSError:
         return 0
     return int(found[1]) if found else 0
+
+
+def _identity(data: Path) -> int:
+    try:
+        return (data / "lock").stat().st_ino
+    except OSError:
+        return 0
 
 
 def _sockets(pid: int) -> set[str]:
