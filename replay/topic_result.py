@@ -5,11 +5,12 @@ Rows are in the order of time, then of partition and offset. The whole topic is 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
 
+from ..agents.tables.table import Table
 from ..agents.topic import Topic
 from ..topics.admin import Admin, is_topic_name
 from ..topics.cluster import Cluster
@@ -55,18 +56,18 @@ class TopicOutputs:
     Args:
         declared: the topics of the program, by the names that it gives them.
         files: topic -> file.
-        tables: names of the program's tables, for a hint.
+        tables: those of the program, for a hint.
 
     Raises:
         Usage: the program declares no such topic, or the file cannot be written.
     """
 
-    def __init__(self, declared: Mapping[str, Topic], files: Mapping[str, Path], tables: Collection[str] = ()) -> None:
+    def __init__(self, declared: Mapping[str, Topic], files: Mapping[str, Path], tables: Iterable[Table] = ()) -> None:
         self._declared, self._files = declared, files
         for name, path in files.items():
             if name not in declared:
                 hint = did_you_mean(name, declared, f"it declares: {', '.join(sorted(declared)) or 'none'}")
-                if name in tables:
+                if any(name == table.name for table in tables):
                     hint = f"{name} is a table: --table {name} --output {path}"
                 raise Usage(f"--output {name}={path}: the program declares no topic {name}", hint=hint)
             check_result_path(path)

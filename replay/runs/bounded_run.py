@@ -138,8 +138,7 @@ class BoundedRun:
         os.environ[COMPLETE] = "1" if complete else ""
         self.app: App = load_app(app_name)
         runtime_of(self.app).cluster = cluster
-        tables = [table.name for table in runtime_of(self.app).tables]
-        self._outputs = TopicOutputs(self._declared_topics(), topic_outputs or {}, tables)
+        self._outputs = TopicOutputs(self._declared_topics(), topic_outputs or {}, runtime_of(self.app).tables)
         if into_live and complete:
             raise Usage("--complete with --into-live: live topics have no end", hint="omit one of them")
         if into_live and topic_outputs:
