@@ -15,6 +15,7 @@ from .flows.aggregates import Aggregate, Count, Distinct, Max, Mean, Min, Sum, T
 from .flows.expressions import Expression, col, pseudonym
 from .flows.flow import Flow, KeyedFlow
 from .flows.hyperloglog import ApproxDistinct
+from .keyed import Keyed
 from .stream import Stream
 from .tables.table import Table
 from .timers import Timer
@@ -27,6 +28,7 @@ __all__ = [
     "Event",
     "Expression",
     "Flow",
+    "Keyed",
     "KeyedFlow",
     "PackedLimits",
     "RecordBatch",

@@ -15,9 +15,10 @@ from faust.agents import Agent as FaustAgent
 from faust.agents.agent import _current_agent  # pyright: ignore[reportPrivateUsage]
 from faust.agents.replies import BarrierState, ReplyPromise
 from faust.exceptions import ImproperlyConfigured
-from faust.types import ChannelT
+from faust.types import AgentT, ChannelT
 from faust.types.core import merge_headers
 from mode.utils.aiter import aiter
+from mode.utils.futures import maybe_async
 from typing_extensions import TypeVar
 
 from ..topics.errors import Usage
@@ -26,13 +27,14 @@ from ..topics.spelling import did_you_mean
 from .declarations import Failure
 from .engine.runner import Runner, acting_runner, this_runner
 from .failure_policy import policy
+from .keyed import Keyed
 from .replies import ReplyConsumer
 from .runtime import runtime_of
 from .timers import Timers, on_timer
 
 if TYPE_CHECKING:
     import faust
-    from faust.types import TP, AgentT, CodecT
+    from faust.types import TP, CodecT
     from faust.types.agents import ActorRefT
     from faust.types.tuples import RecordMetadata
     from mode.utils.trees import NodeT
@@ -250,7 +252,20 @@ class Agent(FaustAgent, Generic[V, R]):
             merge_headers(cast(Any, headers), {_ANSWER_NOW: b""})
         return value, headers
 
+    async def _delegate_to_sinks(self, value: object) -> None:
+        if not isinstance(value, Keyed):
+            await super()._delegate_to_sinks(value)
+            return
+        keyed = cast("Keyed[object, Any]", value)
+        for sink in cast("list[Any]", self._sinks):
+            if isinstance(sink, (AgentT, ChannelT)):
+                await cast(Any, sink).send(key=keyed.key, value=keyed.value)
+            else:
+                await maybe_async(sink(keyed.value))
+
     async def _reply(self, key: object, value: object, reply_to: str, correlation_id: str) -> None:
+        if isinstance(value, Keyed):
+            value = cast("Keyed[object, object]", value).value
         event = current_event()
         plain = msgspec.to_builtins(value) if hasattr(value, "__struct_fields__") else value
         response = self._response_class(value)(key=key, value=plain, correlation_id=correlation_id)

@@ -19,7 +19,7 @@ from docstrings import attributes, markdown, type_text
 SECTIONS: dict[str, list[str]] = {
     "Apps": ["App", "EngineSettings", "PackedLimits"],
     "Topics": ["Topic", "RangePartitioner"],
-    "Agents and streams": ["Agent", "Stream", "Event", "RecordBatch", "current_event", "Retry"],
+    "Agents and streams": ["Agent", "Stream", "Event", "RecordBatch", "current_event", "Keyed", "Retry"],
     "Tables": ["Table"],
     "Flows": ["Flow", "KeyedFlow", "col", "pseudonym", "Expression"],
     "Aggregates": [

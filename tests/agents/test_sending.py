@@ -9,6 +9,7 @@ from typing import Any
 import faust
 import msgspec
 import pytest
+from anabranch import Keyed
 from anabranch.agents.replies import ReplyConsumer
 from anabranch.agents.runtime import runtime_of
 from anabranch.topics.errors import BadRecord, Stop
@@ -51,6 +52,38 @@ async def test_what_an_agent_yields_goes_to_its_sinks(lab, drain) -> None:
         await lab.caught_up(topic, app)
     assert called == awaited == [2, 4, 6]
     assert [m.value() for m in drain(target)] == [b"2", b"4", b"6"]
+
+
+async def test_a_yielded_value_has_the_key_that_it_is_given(lab, drain) -> None:
+    topic, behind, target, name = lab.topic(1), lab.topic(), lab.topic(1, "out"), lab.fresh("app")
+    app, client = lab.app(name), lab.app(name, worker="client")
+    called, by_agent = [], []
+
+    def made(app: Any) -> Any:
+        @app.agent(app.topic(behind, key_type=str), name="next")
+        async def next_agent(stream):
+            async for key, value in stream.items():
+                by_agent.append((key, value))
+
+        @app.agent(app.topic(topic), name="doubler", sink=[app.topic(target, key_type=str), next_agent, called.append])
+        async def doubler(stream):
+            async for value in stream:
+                yield 7 if value == 1 else Keyed(f"k{value}", 2 * value)
+
+        return doubler
+
+    made(app)
+    doubler = made(client)
+    async with lab.running(app):
+        await client.start_client()
+        try:
+            assert await asyncio.wait_for(doubler.ask(1), 60) == 7
+            assert await asyncio.wait_for(doubler.ask(2), 60) == 4, "who asks gets the value alone"
+        finally:
+            await client.stop()
+        await lab.until(lambda: sorted(by_agent, key=str) == [("k2", 4), (None, 7)], "the agent behind the sink")
+    assert called == [7, 4]
+    assert [(m.key(), m.value()) for m in drain(target)] == [(None, b"7"), (b"k2", b"4")]
 
 
 async def test_a_sink_that_raises_sends_the_record_to_the_policy_of_its_agent(lab, drain) -> None:
