@@ -8,17 +8,15 @@ from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, C
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypedDict, Unpack, cast, overload
 
-import msgspec
 from faust import App as FaustApp
 from faust import current_event
 from faust.agents import Agent as FaustAgent
 from faust.agents.agent import _current_agent  # pyright: ignore[reportPrivateUsage]
 from faust.agents.replies import BarrierState, ReplyPromise
 from faust.exceptions import ImproperlyConfigured
-from faust.types import AgentT, ChannelT
+from faust.types import ChannelT
 from faust.types.core import merge_headers
 from mode.utils.aiter import aiter
-from mode.utils.futures import maybe_async
 from typing_extensions import TypeVar
 
 from ..topics.errors import Usage
@@ -27,14 +25,14 @@ from ..topics.spelling import did_you_mean
 from .declarations import Failure
 from .engine.runner import Runner, acting_runner, this_runner
 from .failure_policy import policy
-from .keyed import Keyed
+from .keyed import Keyed, answer_of, send_keyed
 from .replies import ReplyConsumer
 from .runtime import runtime_of
 from .timers import Timers, on_timer
 
 if TYPE_CHECKING:
     import faust
-    from faust.types import TP, CodecT
+    from faust.types import TP, AgentT, CodecT
     from faust.types.agents import ActorRefT
     from faust.types.tuples import RecordMetadata
     from mode.utils.trees import NodeT
@@ -193,16 +191,13 @@ class Agent(FaustAgent, Generic[V, R]):
         that is not committed yet.
         """
         reply_to = reply_to or self.app.conf.reply_to
-        if acting_runner() is None:
-            await self._listen(reply_to)
-            return await super().ask(value, reply_to=reply_to, **options)
-        context = runtime_of(self.app).context
-        context.asking += 1
+        context, asking = runtime_of(self.app).context, int(acting_runner() is not None)
+        context.asking += asking
         try:
             await self._listen(reply_to)
             return await super().ask(value, reply_to=reply_to, **options)
         finally:
-            context.asking -= 1
+            context.asking -= asking
 
     async def _barrier_send(
         self, barrier: BarrierState, items: Iterable[object], reply_to: ReplyTo
@@ -253,22 +248,11 @@ class Agent(FaustAgent, Generic[V, R]):
         return value, headers
 
     async def _delegate_to_sinks(self, value: object) -> None:
-        if not isinstance(value, Keyed):
-            await super()._delegate_to_sinks(value)
-            return
-        keyed = cast("Keyed[object, Any]", value)
-        for sink in cast("list[Any]", self._sinks):
-            if isinstance(sink, (AgentT, ChannelT)):
-                await cast(Any, sink).send(key=keyed.key, value=keyed.value)
-            else:
-                await maybe_async(sink(keyed.value))
+        await (send_keyed(value, self._sinks) if isinstance(value, Keyed) else super()._delegate_to_sinks(value))
 
     async def _reply(self, key: object, value: object, reply_to: str, correlation_id: str) -> None:
-        if isinstance(value, Keyed):
-            value = cast("Keyed[object, object]", value).value
-        event = current_event()
-        plain = msgspec.to_builtins(value) if hasattr(value, "__struct_fields__") else value
-        response = self._response_class(value)(key=key, value=plain, correlation_id=correlation_id)
+        event, plain = current_event(), answer_of(value)
+        response = self._response_class(plain)(key=key, value=plain, correlation_id=correlation_id)
         topic = cast("App", self.app).topic(reply_to)
         await topic.send(value=response, force=event is not None and _ANSWER_NOW in event.headers)
 

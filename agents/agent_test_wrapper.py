@@ -206,10 +206,9 @@ class AgentTestWrapper(Agent[V, R]):
 
     async def _delegate_to_sinks(self, value: object) -> None:
         await super()._delegate_to_sinks(value)
-        event = current_event()
         number = _current_number(self, self._numbers)
         if number is None:
-            if event is not None and event.message.topic in self.original_channel.topics:
+            if (event := current_event()) is not None and event.message.topic in self.original_channel.topics:
                 return  # it was not put, but sent, as by `ask`
             # A repartition topic keeps the order.
             number, self.processed_offset = self.processed_offset, self.processed_offset + 1

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Generic
+from typing import Any, Generic, cast
 
+import msgspec
+from mode.utils.futures import maybe_async
 from typing_extensions import TypeVar
 
-__all__ = ["Keyed"]
+__all__ = ["Keyed", "answer_of", "send_keyed"]
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -25,3 +28,18 @@ class Keyed(Generic[K, V]):
 
     key: K
     value: V
+
+
+async def send_keyed(keyed: Keyed[Any, Any], sinks: Iterable[Any]) -> None:
+    """Send a value with its key to the sinks of an agent."""
+    for sink in sinks:
+        if hasattr(sink, "send"):  # a topic, a channel or an agent
+            await sink.send(key=keyed.key, value=keyed.value)
+        else:
+            await maybe_async(sink(keyed.value))
+
+
+def answer_of(value: object) -> object:
+    """Return what an agent has yielded as the answer of `ask`: without its key, and a struct as a dict."""
+    plain = cast("Keyed[object, object]", value).value if isinstance(value, Keyed) else value
+    return msgspec.to_builtins(plain) if hasattr(plain, "__struct_fields__") else plain
