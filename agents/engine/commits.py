@@ -52,7 +52,7 @@ from ...topics.producer import Aborted
 from ...topics.threads import BackgroundCall, daemon_thread
 from .agent_context import AgentContext
 from .committer import ExactlyOnce, Positions
-from .epoch import PreparedCommit, UntrackedValues
+from .epoch import PendingRefused, PreparedCommit, UntrackedValues
 from .membership import Membership
 from .protocols import Host
 from .rebalance import Rebalance
@@ -249,7 +249,10 @@ class Commits:
         Raises:
             Stop: records were isolated already, and the error gives no new information.
         """
-        news = isinstance(error, RecordsRefused) and self._failures.refused(error, self._epoch.outside)
+        # Whoever refuses pending changes has isolated its records already, perhaps those of the only agent.
+        news = isinstance(error, PendingRefused)
+        if isinstance(error, RecordsRefused):
+            news = self._failures.refused(error, self._epoch.outside)
         self._epoch.send_singly(self._failures.singly)
         if not self._router.isolate() and not news:
             raise Stop(f"no single record causes the error: {error}")

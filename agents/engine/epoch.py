@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from ...topics import clock
+from ...topics.errors import BadRecord
 from ...topics.output import Output
 from ...topics.topic_partition import TopicPartition
 from ..histogram import Histogram
@@ -27,7 +28,12 @@ from .router import Router, StreamProgress
 from .settings import EngineSettings
 from .task import Tasks
 
-__all__ = ["Epoch", "PreparedCommit", "UntrackedValues"]
+__all__ = ["Epoch", "PendingRefused", "PreparedCommit", "UntrackedValues"]
+
+
+class PendingRefused(BadRecord):
+    """Pending changes cannot be applied to a table. The epoch has to be rolled back and reprocessed record by record:
+    then nothing is pending, and each record fails by itself."""
 
 
 class UntrackedValues(Exception):

@@ -72,6 +72,11 @@ class Partials:
         self._timestamp_ms: int | None = None
         self.states: dict[Any, Any] = {}
 
+    @property
+    def count(self) -> int:
+        """The number of partial results."""
+        return len(self.states)
+
     def note_time(self, timestamp_ms: int | None) -> None:
         """Note the timestamp of a record that is reduced; the outputs have the latest one."""
         if timestamp_ms is not None:
@@ -137,7 +142,7 @@ class Outbox:
         self.dead_letter_sources: dict[int, str] = {}
 
     def __len__(self) -> int:
-        return len(self.outputs) + sum(len(partials.states) for partials in self.partials.values())
+        return len(self.outputs) + sum(partials.count for partials in self.partials.values())
 
     def all(self) -> list[Output]:
         """Return all outputs, partial results included, for the commit.

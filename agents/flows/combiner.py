@@ -16,9 +16,11 @@ from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, cast
 
-from ...topics.errors import BadRecord, Stop, described
+from ...topics.errors import Stop, described
 from ...topics.packed import Rows, row_values
 from ..decoded_batches import record_batch
+from ..engine.epoch import PendingRefused
+from ..engine.runner import this_runner
 from ..tables.value_cache import own_copy
 from .aggregates import What
 from .expressions import Expression, NotVectorizable
@@ -46,6 +48,7 @@ __all__ = [
     "merge",
     "reduce_batch",
     "reduce_into",
+    "refused",
     "small_batches_by_column",
 ]
 
@@ -173,7 +176,7 @@ class Combiner:
         """Reduce the rows of a frame that are left; for arguments and result see `by_column`.
 
         Args:
-            panes: see `RowGroups`.
+            panes: see `RowGroups`; with them, the states are by pane, then by key.
 
         Raises:
             NotVectorizable: the result might differ from that of `each_row`.
@@ -183,13 +186,15 @@ class Combiner:
         try:
             keys, columns, live, failed = self._read(frame, messages, own_keys)
             groups = RowGroups(keys, live, lambda numbers: self._elements(batch, messages, numbers), panes)
-            return dict(zip(groups.keys, self.how.grouped(groups, columns), strict=True)), failed
+            states = self.how.grouped(groups, columns)
         except NotVectorizable:
             raise
         except Exception as exc:
             if self.how.independent:
                 raise
             raise NotVectorizable("an aggregate refuses something: row by row shows whose it is") from exc
+        made = dict(zip(groups.keys, states, strict=True)) if panes is None else groups.by_pane(states)
+        return cast(States, made), failed
 
     def _elements(self, batch: pyarrow.RecordBatch, messages: Sequence[Message], numbers: list[int]) -> list[object]:
         """Return the elements of some rows, one each, as `by_row` makes them."""
@@ -307,7 +312,7 @@ class PendingResults:
         """Reduce the pieces, or the states, into the partition.
 
         Raises:
-            BadRecord: the table holds a value that cannot be joined; the epoch has to be rolled back.
+            PendingRefused: the table holds a value that cannot be joined; the epoch has to be rolled back.
         """
         try:
             states = self._combiner.grouped(self._pieces) if self._pieces else self._states
@@ -315,8 +320,19 @@ class PendingResults:
         except Stop:
             raise
         except Exception as exc:
-            self._stream.queue.isolating = True
-            raise BadRecord(f"table {partition.table.name}: {described(exc)}") from exc
+            raise refused(self._stream, partition.table, exc) from exc
+
+
+def refused(stream: Stream, table: Table, error: Exception) -> PendingRefused:
+    """Return the error of pending changes that cannot be applied, and have the records of their stream isolated.
+
+    If the stream's own agent runs, the engine isolates them. Were they isolated already, it would blame the record at
+    hand.
+    """
+    runner = this_runner()
+    if runner is None or runner.stream is not stream:
+        stream.queue.isolating = True
+    return PendingRefused(f"table {table.name}: {described(error)}")
 
 
 def columns_of(batch: QueuedBatch | RecordBatch, combiner: Combiner) -> Rows | None:

@@ -50,7 +50,7 @@ class RowGroups:
         panes: rows of one key that are not in the same pane are apart; None: there are no panes.
 
     Attributes:
-        keys: in the order in which they came first; with panes, a key and a pane each, as `PaneKey`.
+        keys: in the order in which they came first; with panes, those of the first pane, then of the next one.
 
     Raises:
         NotVectorizable: values of this kind are not the keys that they would be in a dict.
@@ -67,29 +67,35 @@ class RowGroups:
         encoded = (array if self._all else array.filter(pa.array(live))).dictionary_encode()
         self.keys: list[object] = encoded.dictionary.to_pylist()
         self._codes = numbers(encoded.indices)
+        self._spans: list[Pane] = [] if panes is None else panes.spans
+        self._borders: list[int] = []
         if panes is not None:
             self._divide(panes)
         self._n = len(self.keys)
 
     def _divide(self, panes: Panes) -> None:
         """Divide the rows of each key by pane."""
-        if len(panes.spans) == 1:
-            (span,) = panes.spans
-            self.keys = [(key, *span) for key in self.keys]
+        n, spans, keys = len(self.keys), panes.spans, self.keys
+        if len(spans) == 1 or not n:
+            self._borders = [0, *([n] * len(spans))]
             return
-        n, of_rows = len(self.keys), panes.codes if self._all else panes.codes[self._live]
-        codes = of_rows * n + self._codes
-        if n * len(panes.spans) <= 4 * len(codes):
-            there = np.bincount(codes, minlength=n * len(panes.spans)) > 0
+        codes = (panes.codes if self._all else panes.codes[self._live]) * n + self._codes
+        if n * len(spans) <= 4 * len(codes):
+            there = np.bincount(codes, minlength=n * len(spans)) > 0
             found, self._codes = there.nonzero()[0], (np.cumsum(there) - 1)[codes]
         else:
             found, self._codes = np.unique(codes, return_inverse=True)
-        keys, spans = self.keys, panes.spans
-        self.keys = (
-            [(keys[key], *spans[pane]) for key, pane in zip((found % n).tolist(), (found // n).tolist(), strict=True)]
-            if n
-            else []
-        )
+        self._borders = np.searchsorted(found, np.arange(len(spans) + 1) * n).tolist()
+        self.keys = [keys[key] for key in (found % n).tolist()]
+
+    def by_pane(self, states: Sequence[T]) -> dict[Pane, dict[object, T]]:
+        """Return the states of `keys` by pane and key."""
+        parts = zip(self._spans, pairwise(self._borders), strict=True)
+        return {
+            span: dict(zip(self.keys[begin:end], states[begin:end], strict=True))
+            for span, (begin, end) in parts
+            if begin < end
+        }
 
     def _lived(self, column: Column) -> Column:
         return column if self._all else column.only(self._live)

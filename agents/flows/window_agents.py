@@ -24,14 +24,13 @@ Invariants.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from copy import deepcopy
+from bisect import bisect_left
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from ...topics import clock
 from ...topics.control_records import (
     END_OF_INPUT,
-    WATERMARK,
     ControlRecord,
     carries_control,
     decode,
@@ -39,7 +38,6 @@ from ...topics.control_records import (
     records_of,
 )
 from ...topics.errors import BadRecord, Stop
-from ...topics.keys import as_key
 from ...topics.output import Output
 from ...topics.packed import Rows
 from ...topics.topic_partition import TopicPartition
@@ -51,55 +49,39 @@ from ..event_time.idleness import Idleness
 from ..event_time.time_keeper import channel_name, watermark_message
 from ..event_time.windows import Pane, Windows
 from ..runtime import runtime_of
-from ..tables.absent import ABSENT
-from ..tables.value_cache import IMMUTABLE, own_copy
-from ..tables.window_table import WindowTable, window_partition
 from .aggregates import getter
 from .combiner import Combiner, columns_of, give_up
 from .expressions import NotVectorizable
 from .late_records import LateRecords
 from .operators import field_reader, is_columnar
-from .reducers import AggregateReducer, Reducer
+from .window_states import States, merge_panes
 
 if TYPE_CHECKING:
     from ...topics.message import Message
     from ..stream import Stream
-    from ..tables.open_partition import OpenPartition
-    from ..tables.open_windows import WindowKey
-    from ..tables.window_content import WindowContent, WindowSpec
+    from ..tables.window_content import WindowSpec
 
 __all__ = [
     "LOOK_S",
-    "PaneKey",
     "Source",
-    "States",
     "WatermarkedPartials",
-    "add_states",
-    "gather_batch",
+    "control_apart",
     "is_due",
 ]
-
-PaneKey = tuple[Any, int, int]
-"""A key, and the start and the end of a pane in milliseconds."""
-
-States = dict[PaneKey, object]
-"""Partial results of records: key and pane -> state of the reducer."""
 
 LOOK_S = 1.0
 """Seconds between two looks at partitions without new records: they may be idle, or hold windows that are complete."""
 
 
 class Judged(NamedTuple):
-    """A batch of a source, reduced.
+    """A batch of a source that was processed.
 
     Attributes:
-        states: key and pane -> state of the records that are on time.
         channel: the source partition that the batch belongs to, as watermark messages name it.
         time_ms: its stream time after the batch.
         woke: whether the channel was idle before it.
     """
 
-    states: States
     channel: str
     time_ms: int
     woke: bool = False
@@ -144,6 +126,8 @@ class Source:
         self._stream, self._combiner, self._spec, self._late = stream, combiner, spec, late
         windows, time = spec.windows, spec.timing.time
         self._windows, self._grace_ms, self._max_jump_ms = windows, spec.grace_ms, spec.timing.max_jump_ms
+        # Functions of the program might read the table, and so have the given states applied to it.
+        self._adds_in_place = combiner.columnar
         self._is_columnar = combiner.columnar and windows.gap_ms is None and (time.of is None or is_columnar(time.of))
         self._idleness = None if idle_after_ms is None else Idleness(idle_after_ms)
         topic = stream.topic
@@ -153,10 +137,12 @@ class Source:
         self._time, self._read = time, time.reader(lambda name: getter(name, fields))
         self._read_all = time.batch_reader(lambda name: getter(name, fields))
 
-    def judge(self, batch: QueuedBatch, closed_ms: int = NEVER_MS) -> Judged:
+    def judge(self, batch: QueuedBatch, states: States, closed_ms: int = NEVER_MS) -> Judged:
         """Process a batch.
 
         Args:
+            states: receives the partial results of the records that are on time. Where a function raises, they hold a
+                part of the batch, and the epoch has to be rolled back.
             closed_ms: the watermark of the table's partition, where the source is the table's own partition.
 
         Raises:
@@ -166,24 +152,23 @@ class Source:
         stream, queue = self._stream, self._stream.queue
         own = batch.at.topic in self._names
         at = batch.at if own else TopicPartition(self._name, batch.at.partition)  # a retry topic has no time of its own
-        records, control = _split(stream, batch)
+        records, control = control_apart(stream, batch)
         channel = Channel(self._max_jump_ms, queue.at(at).channel_state)
         rested = channel.rests_at_ms is not None
         if self._idleness is not None:
             self._idleness.wake(queue.at(at))
-        states = States()
         if records.messages:
-            done = self._by_column(batch, channel.state, closed_ms) if own else None
-            if done is None:
-                states = self._reduce(records, channel, move=own, closed_ms=closed_ms)
+            after = self._by_column(batch, states, channel.state, closed_ms) if own else None
+            if after is None:
+                self._by_row(records, states, channel, move=own, closed_ms=closed_ms)
             else:
-                states, channel = done
+                channel = after
         if own and any(record.kind == END_OF_INPUT for record in control):
             channel.end()
         if own:
             queue.at(at).channel_state = channel.state
         woke = rested and channel.rests_at_ms is None
-        return Judged(states, channel_name(self._name, at.partition), channel.time_ms, woke)
+        return Judged(channel_name(self._name, at.partition), channel.time_ms, woke)
 
     def wait_s(self) -> float | None:
         """Return the seconds until the next look at idle channels; None if they are never idle."""
@@ -207,9 +192,9 @@ class Source:
             repeats = idleness.repeats(queue, now_s)
             yield Resting(at, channel_name(self._name, at.partition), channel.time_ms, repeats)
 
-    def _by_column(self, batch: QueuedBatch, state: object, closed_ms: int) -> tuple[States, Channel] | None:
-        """Process a packed batch by column. Return its states, and the channel after it; None where the result might
-        differ from that of `_reduce`."""
+    def _by_column(self, batch: QueuedBatch, states: States, state: object, closed_ms: int) -> Channel | None:
+        """Process a packed batch by column. Return the channel after it; None, and nothing has happened, where the
+        result might differ from that of `_by_row`."""
         rows = columns_of(batch, self._combiner) if self._is_columnar and not self._stream.queue.isolating else None
         if rows is None:
             return None
@@ -234,42 +219,44 @@ class Source:
         give_up(self._stream, rows, done.failed)
         for number, pane, watermark_ms, reason in done.late:
             self._tell_late(rows[number], decode(rows[number].value()), pane, watermark_ms, reason)
-        return done.states, channel
+        merge_panes(states, done.states, self._combiner.how)
+        return channel
 
     def _tell_late(self, message: Message, value: object, pane: Pane, watermark_ms: int, reason: str) -> None:
         """Send a late record, if the operators do not filter it out."""
         if self._combiner.by_row((message,), (value,)):
             self._late.send(self._stream, message, pane, watermark_ms, reason)
 
-    def _reduce(self, batch: QueuedBatch, channel: Channel, *, move: bool, closed_ms: int) -> States:
+    def _by_row(self, batch: QueuedBatch, states: States, channel: Channel, *, move: bool, closed_ms: int) -> None:
         messages, values, times = self._with_times(batch)
         if not times:
-            return {}
+            return
         if move:
             before = channel.before_each(times, lambda number: messages[number].timestamp()[1])
         else:
             before = [channel.time_ms] * len(times)
         panes, late = self._panes(times, before)
-        states = States()
+        isolating = self._stream.queue.isolating
         try:
+            made = States()
             for pane, numbers in panes.items():
                 some = len(numbers) < len(messages)
                 of_pane = [messages[number] for number in numbers] if some else messages
                 if self._windows.horizon_ms(pane) < closed_ms:
                     late += [(number, pane, closed_ms, "closed") for number in numbers]
                     continue
-                reduced = self._combiner.by_row(of_pane, [values[n] for n in numbers] if some else values)
-                states |= {(key, *pane): state for key, state in reduced.items()}
+                known = states.get(pane) if self._adds_in_place and not isolating else None
+                made[pane] = self._combiner.by_row(of_pane, [values[n] for n in numbers] if some else values, known)
             for number, pane, watermark_ms, reason in sorted(late):
                 self._tell_late(messages[number], values[number], pane, watermark_ms, reason)
         except Stop:
             raise
         except Exception as exc:
-            if not self._stream.queue.isolating or len(messages) > 1:
+            if not isolating or len(messages) > 1:
                 raise
             self._stream.context.apply_policy(self._stream, messages[0], exc, "agent")
-            return {}
-        return states
+            return
+        merge_panes(states, made, self._combiner.how)
 
     def _with_times(self, batch: QueuedBatch) -> tuple[Sequence[Message], Sequence[Any], list[int]]:
         """Return the records that have a time. Others go to the failure policy, except for tombstones."""
@@ -294,9 +281,18 @@ class Source:
 
     def _panes(
         self, times: list[int], before: list[int] | None
-    ) -> tuple[dict[Pane, list[int]], list[tuple[int, Pane, int, str]]]:
-        """Return the numbers of the records by pane, and those that are late with the watermark before them."""
-        windows, panes, late = self._windows, dict[Pane, list[int]](), list[tuple[int, Pane, int, str]]()
+    ) -> tuple[dict[Pane, Sequence[int]], list[tuple[int, Pane, int, str]]]:
+        """Return the numbers of the records by pane, and those that are late with the watermark before them.
+
+        Args:
+            before: stream time before each of them; None where they are in order, and none is late.
+        """
+        windows, late = self._windows, list[tuple[int, Pane, int, str]]()
+        panes: dict[Pane, list[int]] = {}
+        if before is None:
+            return self._panes_in_order(times), late
+        if watermark(before[-1], self._grace_ms) <= windows.horizon_ms(windows.pane(min(times))):
+            before = None  # none is late: stream time never goes back, and earlier panes have earlier horizons
         start = end = NEVER_MS
         numbers: list[int] = []
         for number, time_ms in enumerate(times):
@@ -311,8 +307,18 @@ class Source:
             numbers.append(number)
         return {pane: numbers for pane, numbers in panes.items() if numbers}, late
 
+    def _panes_in_order(self, times: list[int]) -> dict[Pane, Sequence[int]]:
+        panes: dict[Pane, Sequence[int]] = {}
+        begin = 0
+        while begin < len(times):
+            pane = self._windows.pane(times[begin])
+            end = len(times) if times[-1] < pane[1] else bisect_left(times, pane[1], begin)
+            panes[pane] = range(begin, end)
+            begin = end
+        return panes
 
-def _split(stream: Stream, batch: QueuedBatch) -> tuple[QueuedBatch, list[ControlRecord]]:
+
+def control_apart(stream: Stream, batch: QueuedBatch) -> tuple[QueuedBatch, list[ControlRecord]]:
     """Separate the control records of a batch, where they count, from the others."""
     group = runtime_of(stream.app).conf.id
     if isinstance(batch.messages, Rows) or not carries_control(batch.at.topic, group):
@@ -356,6 +362,11 @@ class WatermarkedPartials(Partials):
         self.idle_ms: dict[str, int] = {}
         self.idle_at_ms = 0
 
+    @property
+    def count(self) -> int:
+        """The number of partial results."""
+        return sum(map(len, self.states.values()))
+
     def rest(self, channel: str, time_ms: int) -> None:
         """Have it told that a channel is idle now."""
         now_ms = clock.now_ms()
@@ -382,109 +393,6 @@ class WatermarkedPartials(Partials):
             key, value, headers = message.written()
             made += [Output(self._topic, value, key, number, None, headers) for number in range(partitions)]
         return made
-
-
-def add_states(
-    how: Reducer,
-    table: WindowTable,
-    states: Iterable[tuple[PaneKey, Any]],
-    *,
-    isolating: bool,
-) -> None:
-    """Join states of panes with the windows of a table's partition, all or none.
-
-    Args:
-        isolating: the record may be rolled back alone, so the table's values are copied before a function that can
-            fail changes them in place.
-    """
-    windows = table.spec.windows
-    partition, state = window_partition(table)
-    if windows.gap_ms is not None:
-        _add_sessions(how, windows.gap_ms, partition, state, states, isolating=isolating)
-        return
-    rows: dict[WindowKey, Any] = {}
-    for (key, start, end), reduced in states:
-        spans, own = windows.of_pane((start, end)), reduced
-        for span in spans:
-            row = (key, *span)
-            rows[row] = how.merge(rows[row], own) if row in rows else own
-            if len(spans) > 1 and type(reduced) not in IMMUTABLE:
-                own = deepcopy(reduced)  # windows must not share what a function may change in place
-    known = _read(partition, list(rows), isolating=isolating)
-    partition.put(dict(zip(rows, how.joined(known, rows.values()), strict=True)))
-    state.open.add_all(rows)
-
-
-def _read(partition: OpenPartition, rows: list[WindowKey], *, isolating: bool) -> list[Any]:
-    known = partition.get_many(rows)
-    return list(map(own_copy, known)) if isolating else known
-
-
-def _add_sessions(
-    how: Reducer,
-    gap_ms: int,
-    partition: OpenPartition,
-    state: WindowContent,
-    states: Iterable[tuple[PaneKey, Any]],
-    *,
-    isolating: bool,
-) -> None:
-    """Join states of single times with the open sessions of their keys."""
-    made: dict[WindowKey, Any] = {}
-    gone: set[WindowKey] = set()
-    by_key: dict[Any, list[tuple[int, int, Any]]] = {}
-    for (key, start, end), reduced in states:
-        by_key.setdefault(key, []).append((start, end, reduced))
-    for key, parts in by_key.items():
-        there = state.open.sessions(key)
-        sessions: list[tuple[int, int, Any, list[WindowKey]]] = [
-            (row[1], row[2], _state_of(how, value), [row])
-            for row, value in zip(there, _read(partition, there, isolating=isolating), strict=True)
-        ]
-        sessions += [(start, end, reduced, []) for start, end, reduced in parts]
-        joined: list[tuple[int, int, Any, list[WindowKey]]] = []
-        for start, end, reduced, rows in sorted(sessions, key=lambda session: session[:2]):
-            if joined and start - (joined[-1][1] - 1) <= gap_ms:
-                first, last, before, others = joined[-1]
-                joined[-1] = (first, max(last, end), how.merge(before, reduced), [*others, *rows])
-            else:
-                joined.append((start, end, reduced, rows))
-        for start, end, reduced, rows in joined:
-            row = (key, start, end)
-            if rows == [row] and not any(start <= part[0] < end for part in parts):
-                continue  # a session that nothing was added to
-            made[row] = how.joined([ABSENT], [reduced])[0]
-            gone.update(other for other in rows if other != row)
-    for row in gone:
-        partition.delete(row)
-        state.open.remove(row)
-    partition.put(made)
-    for row in made:
-        state.open.add(row)
-
-
-def _state_of(how: Reducer, value: Any) -> Any:
-    return how.opened(value) if isinstance(how, AggregateReducer) else value
-
-
-def gather_batch(stream: Stream, batch: QueuedBatch, table: WindowTable, how: Reducer, late: LateRecords) -> None:
-    """Process a batch of a repartition topic: join its partial results with the table, then hear of watermarks."""
-    records, control = _split(stream, batch)
-    _, state = window_partition(table)
-    if records.messages:
-        decoded = record_batch(stream, records)
-        windows, watermark_ms = table.spec.windows, state.watermark_ms
-        merged: dict[PaneKey, Any] = {}
-        for message, (key, start, end, reduced) in zip(decoded.messages, decoded.values, strict=True):
-            if windows.horizon_ms((start, end)) < watermark_ms:
-                late.send(stream, message, (start, end), watermark_ms, "closed")
-                continue
-            place = (as_key(cast(object, key)) if type(key) is list else key, start, end)
-            merged[place] = how.merge(merged[place], reduced) if place in merged else reduced
-        add_states(how, table, merged.items(), isolating=stream.queue.isolating)
-    for record in control:
-        if record.kind == WATERMARK:
-            state.keeper.hear(record)
 
 
 def is_due(windows: Windows, before_ms: int, after_ms: int, grace_ms: int) -> bool:

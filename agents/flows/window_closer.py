@@ -20,7 +20,7 @@ from ..firings import ClosingWindow, fire
 from ..runtime import runtime_of
 from ..tables.absent import ABSENT
 from ..tables.value_cache import own_copy
-from ..tables.window_table import WindowTable, window_partition
+from ..tables.window_table import WindowTable, window_content, window_partition
 from .window_agents import LOOK_S
 
 if TYPE_CHECKING:
@@ -196,8 +196,12 @@ class WindowCloser:
 
     async def _closed(self, at: TopicPartition) -> bool:
         """Close windows of a partition, in portions; return whether all that are complete are closed."""
-        _, state = window_partition(self._table)
+        _, state = window_content(self._table)
         watermark_ms, epoch = state.watermark_ms, self._stream.context.epoch
+        if not state.open.may_be_due(watermark_ms):
+            state.open.close_due(watermark_ms)
+            return True
+        window_partition(self._table)  # with what was pending
         if not self._listeners.finals:
             state.open.close_due(watermark_ms)
             return True

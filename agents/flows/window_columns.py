@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
@@ -17,6 +17,7 @@ from ..event_time.channel import Channel, watermark
 from ..event_time.time_columns import Mask, Times, moments, panes_of, stream_times, whole_times
 from ..event_time.windows import Pane, Windows
 from .groups import Panes
+from .window_states import States
 
 if TYPE_CHECKING:
     from ...topics.packed import Row, Rows
@@ -35,13 +36,13 @@ class ColumnResult:
     """The result of a batch: states, and the rows that are not in them.
 
     Attributes:
-        states: key and pane -> state of the records that are on time.
+        states: the partial results of the rows that are on time.
         untimed: the rows without a time, and their errors.
         failed: the rows at which a function of the flow failed.
         late: the late rows, in order; operators may still filter them out.
     """
 
-    states: dict[Any, Any]
+    states: States
     untimed: Failed
     failed: Failed
     late: list[Late]
@@ -94,7 +95,7 @@ def reduce_columns(
     if late:
         frame.live = frame.live & ~behind
     states, failed = combiner.by_frame(frame, columns, rows, rows.key_column(), Panes(codes, spans))
-    return ColumnResult(states, untimed, failed, late)
+    return ColumnResult(cast(States, states), untimed, failed, late)
 
 
 def _spread(of_some: np.ndarray, numbers: np.ndarray, count: int) -> np.ndarray:

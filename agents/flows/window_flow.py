@@ -14,6 +14,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any, cast
 
 from ...topics import clock
+from ...topics.control_records import WATERMARK
 from ...topics.dead_letter import LATE_SUFFIX
 from ...topics.durations import Duration, duration_ms, duration_text
 from ...topics.errors import Usage
@@ -33,9 +34,11 @@ from .expressions import part
 from .flow import aggregates_of, check_finite, check_known, check_written, name_of_function, or_field
 from .late_records import LateRecords
 from .operators import Filter, FlatMap, Keying, Map, Operator, Select, WithColumns
-from .reducers import AggregateReducer, PairReducer, Reducer, merge_states
-from .window_agents import Source, States, WatermarkedPartials, add_states, gather_batch, is_due
+from .partial_records import partial_records
+from .reducers import AggregateReducer, PairReducer, Reducer
+from .window_agents import Source, WatermarkedPartials, control_apart, is_due
 from .window_closer import Listeners, WindowCloser, timestamp_within, window_element
+from .window_states import Joining, States, merge_panes
 
 if TYPE_CHECKING:
     from ...topics.output import Output
@@ -188,12 +191,13 @@ class WindowedFlow:
         async def fill(stream: Stream) -> None:
             stream.takes_control = True
             source, closer = self._source(stream, table, how, late), WindowCloser(stream, table, made.listeners)
+            joining = Joining(stream, table, how)
             async for batch in stream.queued_batches(closer.wait_s):
                 closer.begin(batch)
                 if batch.messages:
-                    _, state = window_partition(table)
-                    judged = source.judge(batch, state.watermark_ms)
-                    add_states(how, table, judged.states.items(), isolating=stream.queue.isolating)
+                    state, states = joining.begin(batch)
+                    judged = source.judge(batch, states, state.watermark_ms)
+                    joining.end(batch, states)
                     if judged.time_ms > NEVER_MS:
                         state.keeper.advance(judged.channel, judged.time_ms, clock.now_ms())
                 for resting in source.rest() if not batch.messages else ():
@@ -216,10 +220,13 @@ class WindowedFlow:
         name = between.get_topic_name()
 
         def outputs(states: States, timestamp_ms: int | None) -> list[Output]:
-            keys, values = [key for key, _, _ in states], [(*place, state) for place, state in states.items()]
+            for of_pane in states.values() if declared is UNKNOWN else ():
+                check_known(table, of_pane)
+            keys = [key for of_pane in states.values() for key in of_pane]
+            values = [(key, *pane, state) for pane, of_pane in states.items() for key, state in of_pane.items()]
             encoded = between.encoded(keys, values)
-            check_written(encoded[1], states.values(), declared)
-            return between.outputs(*encoded, timestamp_ms)
+            check_written(encoded[1], [value[3] for value in values], declared)
+            return partial_records(between, *encoded, timestamp_ms)
 
         def counts() -> tuple[int, int]:
             known = runtime.engine.rebalance.partition_counts
@@ -244,17 +251,14 @@ class WindowedFlow:
                             waiting().rest(resting.channel, resting.time_ms)
                             sent[resting.channel] = resting.time_ms
                     continue
-                judged = source.judge(batch)
-                if declared is UNKNOWN:
-                    check_known(table, judged.states)
                 between.need()
-                context, states = stream.context, judged.states
-                if stream.queue.isolating and states:
-                    check_finite(states.values())
+                context, isolating = stream.context, stream.queue.isolating
+                states = States() if isolating else waiting().states
+                judged = source.judge(batch, states)
+                if isolating:
+                    check_finite([state for of_pane in states.values() for state in of_pane.values()])
                     for output in outputs(states, clock.now_ms()):
                         context.send(output)
-                    states = States()
-                merge_states(waiting().states, states, how.merge)
                 due = is_due(windows, sent.get(judged.channel, NEVER_MS), judged.time_ms, table.spec.grace_ms)
                 if due or judged.woke:
                     waiting().move(judged.channel, judged.time_ms)
@@ -264,11 +268,18 @@ class WindowedFlow:
 
         async def gather(stream: Stream) -> None:
             stream.takes_control = True
-            closer = WindowCloser(stream, table, made.listeners)
+            closer, joining = WindowCloser(stream, table, made.listeners), Joining(stream, table, how)
             async for batch in stream.queued_batches(closer.wait_s):
                 closer.begin(batch)
                 if batch.messages:
-                    gather_batch(stream, batch, table, how, late)
+                    records, control = control_apart(stream, batch)
+                    state, states = joining.begin(batch)
+                    if records.messages:
+                        merge_panes(states, joining.gather(records, late), how)
+                        joining.end(batch, states)
+                    for record in control:
+                        if record.kind == WATERMARK:
+                            state.keeper.hear(record)
                 await closer.close(batch)
 
         self.flow.add_agent(f"{table.name}-combine", self.flow.topic, combine)

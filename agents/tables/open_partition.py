@@ -264,7 +264,7 @@ class OpenPartition(Generic[K, V]):
 
     def put(self, changes: dict[K, V]) -> None:
         """Write values that no agent holds, such as the results of a flow."""
-        if not self._all.tracking:
+        if not self._all.tracking and not IMMUTABLE.issuperset(map(type, changes.values())):
             self._put.update(changes)
         self.writes.update(changes)
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from heapq import heappop, heappush
 from itertools import islice
 from operator import itemgetter
 from typing import Any
 
-from ..event_time.channel import NEVER_MS
+from ..event_time.channel import END_MS, NEVER_MS
 from ..event_time.windows import Windows
 
 __all__ = ["OpenWindows", "Place", "WindowKey"]
@@ -39,6 +39,7 @@ class OpenWindows:
         "_by_key",
         "_closing",
         "_closing_at",
+        "_expected_ms",
         "_heap",
         "_keep",
         "_open",
@@ -62,6 +63,7 @@ class OpenWindows:
         self._by_key: dict[Any, set[WindowKey]] = {}  # of sessions
         self._closing: list[tuple[bytes, WindowKey]] = []
         self._closing_at = 0
+        self._expected_ms = END_MS
 
     def add(self, key: WindowKey) -> None:
         """Note that a window exists and is not closed."""
@@ -77,17 +79,30 @@ class OpenWindows:
         if self._windows.gap_ms is not None:
             self._by_key.setdefault(key[0], set()).add(key)
 
-    def add_all(self, keys: Iterable[WindowKey]) -> None:
-        """Note that windows exist and are not closed; they are no sessions."""
-        self.is_touched = True
-        by_end: dict[int, list[WindowKey]] = {}
-        for key in keys:
-            by_end.setdefault(key[2], []).append(key)
-            if self.changed is not None:
-                self.changed[key] = None
-        for end_ms, of_end in by_end.items():
-            self.add(of_end[0])
-            self._open[self._windows.closes_after_ms(end_ms)].update(of_end)
+    def expect(self, at_ms: int) -> None:
+        """Note that pending changes will add windows, the first of which is complete at a time."""
+        self._expected_ms = min(self._expected_ms, at_ms)
+
+    def may_be_due(self, watermark_ms: int) -> bool:
+        """Return whether windows may be complete; they may be among those that pending changes will add."""
+        return self._expected_ms < watermark_ms or self.has_due(watermark_ms)
+
+    def existing(self, keys: Iterable[WindowKey]) -> list[WindowKey]:
+        """Return the keys of those windows that are noted as open."""
+        known, after = self._open, self._windows.closes_after_ms
+        return [key for key in keys if (at := after(key[2])) in known and key in known[at]]
+
+    def add_all(self, end_ms: int, keys: Sequence[WindowKey]) -> None:
+        """Note that windows with an end exist and are not closed; they are no sessions. What was expected is added."""
+        self._expected_ms = END_MS
+        self.add(keys[0])
+        self._open[self._windows.closes_after_ms(end_ms)].update(keys)
+        if self.changed is not None:
+            self.changed.update(dict.fromkeys(keys))
+
+    def has_any(self, end_ms: int) -> bool:
+        """Return whether windows with an end are noted as open; they are no sessions."""
+        return bool(self._open.get(self._windows.closes_after_ms(end_ms)))
 
     def remove(self, key: WindowKey) -> None:
         """Note that a session has become part of another one."""

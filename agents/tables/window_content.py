@@ -235,13 +235,14 @@ class WindowContent:
         """Encode an epoch with the time row, if that has changed, and deletions of expired windows; see `Content`."""
         changes = self._stored.encode(epoch, held, deletes=deletes)
         row, swept = self._written, list[bytes]()
-        keys, values = list(changes.keys), list(changes.values)
+        keys, values = changes.keys, changes.values
         if row != self._row:
-            keys.append(STREAM_TIME)
-            values.append(row)
+            keys, values = [*keys, STREAM_TIME], [*values, row]
         if self._sweep is not None and self._sweeps(self._sweep):
             swept = sorted(self._sweep.keys(self.open.closed_ms).difference(keys))
-        return Changes([*keys, *swept], [*values, *([None] * len(swept))], deletes=changes.deletes or bool(swept))
+        if swept:
+            keys, values = [*keys, *swept], [*values, *([None] * len(swept))]
+        return Changes(keys, values, deletes=changes.deletes or bool(swept))
 
     def freeze(self, changes: Changes) -> None:
         """Make changes the layer above the store, while they and the time row are being committed."""
@@ -293,7 +294,13 @@ class WindowContent:
 
     def many_below_epoch(self, keys: Sequence[object]) -> list[Any]:
         """Return the values that the epoch began with, ABSENT where there is none; agents ask for open windows only."""
-        return self._stored.many_below_epoch(keys)
+        if not self._is_loaded:
+            return self._stored.many_below_epoch(keys)
+        there = self.open.existing(cast("Sequence[WindowKey]", keys))  # others need not be looked for in the store
+        if not there:
+            return [ABSENT] * len(keys)
+        found = dict(zip(there, self._stored.many_below_epoch(there), strict=True))
+        return [found.get(cast(WindowKey, key), ABSENT) for key in keys]
 
     def items_below_epoch(self) -> Iterator[tuple[Any, Any]]:
         """Iterate over the pairs that the epoch began with and whose windows are not expired."""

@@ -34,7 +34,7 @@ from .table import Table
 from .window_content import WindowContent, WindowSpec, current
 from .window_key import window_key_codec
 
-__all__ = ["WindowTable", "window_contents", "window_partition"]
+__all__ = ["WindowTable", "window_content", "window_contents", "window_partition"]
 
 
 class WindowTable(Table[Any, V]):
@@ -74,6 +74,16 @@ def _own_keys(table: str, key_type: object) -> Codec:
 def window_partition(table: WindowTable[V]) -> tuple[OpenPartition[Any, V], WindowContent]:
     """Return the partition of the running agent's record, and its content, loaded."""
     partition = table.opened_to_write()
+    content = cast(WindowContent, partition.state.content)
+    content.load()
+    return partition, content
+
+
+def window_content(table: WindowTable[V]) -> tuple[OpenPartition[Any, V], WindowContent]:
+    """Return the same as `window_partition` without opening the table: pending changes stay pending."""
+    partition = table.at_hand()
+    if partition is None:
+        return window_partition(table)  # which raises
     content = cast(WindowContent, partition.state.content)
     content.load()
     return partition, content

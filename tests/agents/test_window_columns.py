@@ -20,8 +20,9 @@ from anabranch.agents.event_time.time_columns import moments, panes_of, stream_t
 from anabranch.agents.event_time.windows import Windows
 from anabranch.agents.flows.combiner import Combiner, small_batches_by_column
 from anabranch.agents.flows.operators import Filter, Keying, Operator
-from anabranch.agents.flows.reducers import AggregateReducer, PairReducer, Reducer, merge_states
+from anabranch.agents.flows.reducers import AggregateReducer, PairReducer, Reducer
 from anabranch.agents.flows.window_agents import Source
+from anabranch.agents.flows.window_states import States
 from anabranch.agents.tables.window_content import WindowSpec
 from anabranch.topics.packed import pack, rows_of
 from anabranch.topics.topic_partition import TopicPartition
@@ -255,18 +256,19 @@ def outcome(
         before = stream.queue.at(AT).channel_state
         counts = len(stream.context.letters), len(late.sent)
         try:
-            states: dict[Any, Any] = source.judge(QueuedBatch(AT, rows, offset + 1), closed_ms).states
+            states = States()
+            source.judge(QueuedBatch(AT, rows, offset + 1), states, closed_ms)
         except Exception:
             # As the engine does: roll back, then record by record.
             stream.queue.at(AT).channel_state = before
             del stream.context.letters[counts[0] :], late.sent[counts[1] :]
-            states, stream.queue.isolating = {}, True
+            states, stream.queue.isolating = States(), True
             for row in range(len(rows)):
-                judged = source.judge(QueuedBatch(AT, rows[row : row + 1], offset + 1), closed_ms)
-                merge_states(states, judged.states, how.merge)
+                source.judge(QueuedBatch(AT, rows[row : row + 1], offset + 1), states, closed_ms)
             stream.queue.isolating = False
         letters, lates = stream.context.letters, late.sent
-        found.append((dict(sorted(states.items())), sorted(letters), sorted(lates), stream.queue.at(AT).channel_state))
+        flat = sorted((key, *pane, state) for pane, of_pane in states.items() for key, state in of_pane.items())
+        found.append((flat, sorted(letters), sorted(lates), stream.queue.at(AT).channel_state))
     return found, ways
 
 

@@ -26,6 +26,7 @@ __all__ = [
     "digest",
     "fill",
     "fill_packed",
+    "orders",
     "read_totals",
     "truth_of",
     "windowed_truth",

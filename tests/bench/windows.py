@@ -1,10 +1,12 @@
-"""The bench of windows: sums by key and minute against sums by key, by row and packed, with ratios within each turn.
+"""The bench of windows: sums by key and window against sums by key, by row and packed, with ratios within each turn.
 
     python tests/bench/windows.py                          3,000,000 records, three turns
     python tests/bench/windows.py --records 500000 --repeat 1 --only packed
+    python tests/bench/windows.py --window 1h              hardly more windows than users
 
-The records are 1 ms apart, so a minute has 60,000, of some 25,000 users. Each measure runs in a process of its own, and
-its sums are checked.
+The records are 1 ms apart, so a minute has 60,000, of some 25,000 users: each window of a user is opened, closed and
+written to the changelog for two or three records. Windows of an hour show what windows cost beside that. Each measure
+runs in a process of its own, and its sums are checked.
 """
 
 from __future__ import annotations
@@ -21,10 +23,11 @@ from typing import NamedTuple
 
 import click
 from anabranch.topics.admin import Admin
+from anabranch.topics.durations import duration_ms
 from anabranch.topics.errors import AnabranchError
 from main import broker, filled, progress
 from measure import BenchError, Measure, Run, Source
-from records import fill, fill_packed
+from records import fill, fill_packed, orders
 from run_outcome import Outcome
 
 
@@ -47,10 +50,10 @@ class Group(NamedTuple):
 
 
 GROUPS = {
-    "rows": Group(False, {"flow": "sum by key", "window": "by key and minute", "window-field": "the same, field"}),
-    "packed": Group(True, {"flow": "sum by key", "window": "by key and minute", "window-field": "the same, field"}),
-    "key-by": Group(False, {"flow-key-by": "sum by key_by", "window-key-by": "by key_by and minute"}),
-    "packed-key-by": Group(True, {"flow-key-by": "sum by key_by", "window-key-by": "by key_by and minute"}),
+    "rows": Group(False, {"flow": "sum by key", "window": "by key and window", "window-field": "the same, field"}),
+    "packed": Group(True, {"flow": "sum by key", "window": "by key and window", "window-field": "the same, field"}),
+    "key-by": Group(False, {"flow-key-by": "sum by key_by", "window-key-by": "by key_by and window"}),
+    "packed-key-by": Group(True, {"flow-key-by": "sum by key_by", "window-key-by": "by key_by and window"}),
 }
 
 
@@ -58,9 +61,13 @@ GROUPS = {
 @click.option("--records", default=3_000_000, show_default=True, help="How many records.")
 @click.option("--repeat", default=3, show_default=True, type=click.IntRange(1), help="Runs of each measure.")
 @click.option("--only", multiple=True, type=click.Choice(list(GROUPS)), help="Leave the other groups out.")
+@click.option("--window", default="1m", show_default=True, help="Length of the windows.")
 @click.option("--bootstrap-server", help="Use this cluster instead of a broker of our own.")
-def main(records: int, repeat: int, only: tuple[str, ...], bootstrap_server: str | None) -> None:
+def main(records: int, repeat: int, only: tuple[str, ...], window: str, bootstrap_server: str | None) -> None:
     """Measure windows against sums by key."""
+    length_ms = duration_ms(window, "window", zero=False)
+    windows = len({(user, at // length_ms) for user, _, at in orders(records)})
+    progress.print(f"windows of {window}: {windows:,}, {windows / records:.2f} a record")
     load = os.getloadavg()[0]
     if load > 0.5:
         progress.print(f"[yellow]the machine is busy (load {load:.1f}): figures will be too low[/]")
@@ -74,16 +81,16 @@ def main(records: int, repeat: int, only: tuple[str, ...], bootstrap_server: str
                 stem, how = ("packed", fill_packed) if packed else ("windows", fill)
                 sources[packed] = topics.enter_context(filled(cluster, stem, records, how))
             for name, group in groups.items():
-                _measure(name, group, sources[group.packed], folder, repeat)
+                _measure(name, group, sources[group.packed], folder, repeat, window)
     except (BenchError, AnabranchError) as exc:
         progress.print(f"failed: {exc}", style="red", markup=False)
         sys.exit(1)
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def _measure(name: str, group: Group, source: Source, folder: Path, repeat: int) -> None:
+def _measure(name: str, group: Group, source: Source, folder: Path, repeat: int, window: str) -> None:
     runs: dict[str, list[Run]] = {style: [] for style in group.styles}
-    options = ("--packed",) if group.packed else ()
+    options = ("--window", window, *(("--packed",) if group.packed else ()))
     for _ in range(repeat):
         for style, text in group.styles.items():
             run = Windowed(style, text, "worker.py", ("--style", style, *options)).run(source, folder)

@@ -27,9 +27,9 @@ class Order(msgspec.Struct):
     at: int
 
 
-def shop(name: str, topic: str, guarantee: str, style: str, data: str, store: str) -> App:
+def shop(name: str, topic: str, guarantee: str, style: str, data: str, store: str, window: str = "1m") -> App:
     """The first program of the README, with the bench's topic. `flow` styles are flows with the same result, `window`
-    styles are windows of it."""
+    styles are windows of it, of the given length."""
     app = App(name, processing_guarantee=guarantee, topic_partitions=PARTITIONS, datadir=data, store=store)
     orders = app.topic(topic, value_type=Order, partitions=PARTITIONS)
     if style == "flow":
@@ -39,14 +39,14 @@ def shop(name: str, topic: str, guarantee: str, style: str, data: str, store: st
         orders.key_by("user", "amount").reduce(sum, "totals")
         return app
     if style == "window":
-        orders.map("amount").window(Tumbling("1m"), grace=0).reduce(sum, "totals")
+        orders.map("amount").window(Tumbling(window), grace=0).reduce(sum, "totals")
         return app
     if style == "window-field":
         sales = orders.flow().with_time("at", grace=0)
-        sales.map("amount").window(Tumbling("1m")).reduce(sum, "totals")
+        sales.map("amount").window(Tumbling(window)).reduce(sum, "totals")
         return app
     if style == "window-key-by":
-        orders.key_by("user", "amount").window(Tumbling("1m"), grace=0).reduce(sum, "totals")
+        orders.key_by("user", "amount").window(Tumbling(window), grace=0).reduce(sum, "totals")
         return app
     totals = app.Table("totals", default=int)
 
@@ -152,13 +152,14 @@ def main() -> None:
     arguments.add_argument("--out", type=Path, required=True)
     arguments.add_argument("--guarantee", choices=["exactly_once", "at_least_once"], default="exactly_once")
     arguments.add_argument("--style", choices=STYLES, default="record")
+    arguments.add_argument("--window", default="1m", help="length of the windows")
     arguments.add_argument("--store", default="memory://")
     arguments.add_argument("--data", required=True)
     arguments.add_argument("--total", type=int, help="the sum of all amounts")
     arguments.add_argument("--packed", action="store_true", help="offsets do not count records")
     arguments.add_argument("--share", action="store_true", help="one of several workers")
     a = arguments.parse_args()
-    app = shop(a.name, a.topic, a.guarantee, a.style, a.data, a.store)
+    app = shop(a.name, a.topic, a.guarantee, a.style, a.data, a.store, a.window)
     runtime_of(app).cluster = Cluster.named(a.bootstrap_server)
     if a.share:
         share(app, a.out)
