@@ -5,8 +5,12 @@ this process has the packages of others and `anabranch.agents`; it imports what 
 with the folder, environment, arguments and files of its command, and ends as the interpreter does. `Shell.start` starts
 real processes.
 
-As a program, with the descriptor of a socket as its argument, it is the server; `ForkServer` is its client. A request
-is JSON with standard input, output and error beside it; the answers are the process id, then the wait status.
+As a program, with the descriptors of two sockets as its arguments, it is the server; `ForkServer` is its client. Each
+connection asks for one command: a request in JSON with standard input, output and error beside it; the answers are the
+process id, then the wait status. A connection that is closed before kills its command. The second socket is the
+server's leash: it ends with its client.
+
+`ForkServer.program` is a program that asks for one: a shell runs it as `anabranch`.
 """
 
 from __future__ import annotations
@@ -16,12 +20,14 @@ import importlib
 import json
 import os
 import runpy
+import selectors
 import signal
 import socket
 import subprocess
 import sys
-import threading
+import tempfile
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import IO, Any
@@ -29,16 +35,49 @@ from typing import IO, Any
 PRELOADED = ("anabranch.agents", "anabranch.topics.admin", "click", "rich.console", "rich.table", "rich.progress")
 _MOST_BYTES = 1 << 20
 
+# Asks for its command, passes signals on to it, and ends as it does.
+_COMMAND = """#!{python} -IS
+import json, os, signal, socket, sys
+channel = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+channel.connect({path!r})
+request = {{"arguments": sys.argv[1:], "cwd": os.getcwd(), "env": dict(os.environ)}}
+# Until the process is known, signals wait.
+passed = {{signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1}}
+signal.pthread_sigmask(signal.SIG_BLOCK, passed)
+socket.send_fds(channel, [json.dumps(request).encode()], [0, 1, 2])
+pid = int(channel.recv(64))
+for number in passed:
+    signal.signal(number, lambda number, _: os.kill(pid, number))
+signal.pthread_sigmask(signal.SIG_UNBLOCK, passed)
+code = os.waitstatus_to_exitcode(int(channel.recv(64)))
+if code < 0:
+    signal.signal(-code, signal.SIG_DFL)
+    os.kill(os.getpid(), -code)
+os._exit(code)
+"""
+
 
 class ForkServer:
-    """Runs one command at a time."""
+    """Runs commands, several at a time if need be.
+
+    Attributes:
+        program: `anabranch` as a program, alone in its folder; SIGKILL of it kills its fork a little later.
+    """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        command = [sys.executable, __file__, str(theirs.fileno())]
-        self._process = subprocess.Popen(command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL)
-        theirs.close()
+        self._folder = tempfile.TemporaryDirectory(prefix="anabranch-forks-")
+        self._path = str(Path(self._folder.name) / "socket")
+        self.program = Path(self._folder.name) / "bin" / "anabranch"
+        self.program.parent.mkdir()
+        self.program.write_text(_COMMAND.format(python=Path(sys.executable).resolve(), path=self._path))
+        self.program.chmod(0o755)
+        self._leash, theirs = socket.socketpair()
+        with theirs, socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
+            listener.bind(self._path)
+            listener.listen()
+            given = [listener.fileno(), theirs.fileno()]
+            command = [sys.executable, __file__, *map(str, given)]
+            self._process = subprocess.Popen(command, pass_fds=given, stdin=subprocess.DEVNULL)
 
     def run(
         self,
@@ -57,26 +96,32 @@ class ForkServer:
         command = [sys.executable, "-m", "anabranch", *arguments]
         request = json.dumps({"arguments": list(arguments), "cwd": str(cwd), "env": dict(env)}).encode()
         assert len(request) < _MOST_BYTES
-        with self._lock, TemporaryFile() as out, TemporaryFile() as err:
+        with (
+            socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as channel,
+            TemporaryFile() as out,
+            TemporaryFile() as err,
+        ):
             files = [0 if stdin is None else stdin.fileno(), out.fileno(), err.fileno()]
-            self._channel.settimeout(60)
-            socket.send_fds(self._channel, [request], files)
-            pid = int(self._channel.recv(64))
-            self._channel.settimeout(timeout_s)
+            channel.settimeout(60)
+            channel.connect(self._path)
+            socket.send_fds(channel, [request], files)
+            pid = int(channel.recv(64))
+            channel.settimeout(timeout_s)
             try:
-                status = int(self._channel.recv(64))
+                status = int(channel.recv(64))
             except TimeoutError:
                 os.kill(pid, signal.SIGKILL)
-                self._channel.settimeout(60)
-                self._channel.recv(64)
+                channel.settimeout(60)
+                channel.recv(64)
                 raise subprocess.TimeoutExpired(command, timeout_s, _read(out), _read(err)) from None
             code = os.waitstatus_to_exitcode(status)
             return subprocess.CompletedProcess(command, code, _read(out).decode(), _read(err).decode())
 
     def close(self) -> None:
         """End the server."""
-        self._channel.close()
+        self._leash.close()
         self._process.wait(60)
+        self._folder.cleanup()
 
 
 def _read(file: IO[bytes]) -> bytes:
@@ -84,35 +129,84 @@ def _read(file: IO[bytes]) -> bytes:
     return file.read()
 
 
-def _serve(channel: socket.socket) -> dict[str, Any] | None:
+def _serve(listener: socket.socket, leash: socket.socket) -> dict[str, Any] | None:
     """Fork for each request; return the request in the fork, and None in the server once its client is gone."""
+    told, tell = os.pipe()
+    os.set_blocking(tell, False)
+    signal.signal(signal.SIGCHLD, lambda *_: None)
+    signal.set_wakeup_fd(tell)
+    waiting = selectors.DefaultSelector()
+    for fd in (listener.fileno(), leash.fileno(), told):
+        waiting.register(fd, selectors.EVENT_READ)
+    clients: dict[int, tuple[socket.socket, int]] = {}  # descriptor -> connection, process
     while True:
-        request, files, _, _ = socket.recv_fds(channel, _MOST_BYTES, 3)
-        if not request:
-            return None
-        pid = os.fork()
-        if not pid:
-            channel.close()
-            signal.signal(signal.SIGINT, signal.default_int_handler)
-            for number, file in enumerate(files):
-                os.dup2(file, number)
-                os.close(file)
-            return json.loads(request)
-        for file in files:
-            os.close(file)
-        channel.send(b"%d" % pid)
-        channel.send(b"%d" % os.waitpid(pid, 0)[1])
+        for key, _ in waiting.select()[:1]:  # what it changes may concern the next event
+            if key.fd == leash.fileno():
+                return None
+            if key.fd == told:
+                os.read(told, 4096)
+                _report_ended(waiting, clients)
+            elif key.fd == listener.fileno():
+                channel, _ = listener.accept()
+                request, files, _, _ = socket.recv_fds(channel, _MOST_BYTES, 3)
+                if not request:
+                    channel.close()
+                    continue
+                pid = os.fork()
+                if not pid:
+                    signal.set_wakeup_fd(-1)
+                    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+                    signal.signal(signal.SIGINT, signal.default_int_handler)
+                    waiting.close()
+                    for other in (listener, leash, channel, *(one for one, _ in clients.values())):
+                        other.close()
+                    for number in (told, tell):
+                        os.close(number)
+                    for number, file in enumerate(files):
+                        os.dup2(file, number)
+                        os.close(file)
+                    return json.loads(request)
+                for file in files:
+                    os.close(file)
+                clients[channel.fileno()] = channel, pid
+                waiting.register(channel, selectors.EVENT_READ)
+                _tell(channel, pid)
+            elif key.fd in clients:
+                channel, pid = clients.pop(key.fd)  # it is gone, for it has no more to say
+                waiting.unregister(channel)
+                channel.close()
+                os.kill(pid, signal.SIGKILL)
+
+
+def _report_ended(waiting: selectors.BaseSelector, clients: dict[int, tuple[socket.socket, int]]) -> None:
+    """Report the processes that have ended to who asked for them."""
+    with suppress(ChildProcessError):
+        while True:
+            pid, status = os.waitpid(-1, os.WNOHANG)
+            if not pid:
+                return
+            for fd, (channel, its) in [*clients.items()]:
+                if its == pid:
+                    del clients[fd]
+                    waiting.unregister(channel)
+                    _tell(channel, status)
+                    channel.close()
+
+
+def _tell(channel: socket.socket, number: int) -> None:
+    with suppress(OSError):  # its client is gone
+        channel.send(b"%d" % number)
 
 
 def main() -> None:
     """Serve; in a fork, be the command."""
-    channel = socket.socket(fileno=int(sys.argv[1]))
+    listener, leash = (socket.socket(fileno=int(number)) for number in sys.argv[1:])
     del sys.path[0]
     for name in PRELOADED:
         importlib.import_module(name)
     gc.freeze()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # it ends with its client
-    request = _serve(channel)
+    request = _serve(listener, leash)
     if request is None:
         return
     os.environ.clear()

@@ -15,6 +15,7 @@ from pathlib import Path
 import anabranch
 import pytest
 from anabranch.topics.devbroker.distribution import Distribution
+from fork_server import ForkServer
 from pages import ROOT, Page
 from play import Play
 
@@ -73,9 +74,10 @@ def test_a_page_is_played_from_the_installation_on(page: str, clone: Path, tmp_p
 
 
 @pytest.mark.timeout(600)
-def test_a_project_is_made_and_changed(tmp_path: Path) -> None:
+def test_a_project_is_made_and_changed(tmp_path: Path, forks: ForkServer) -> None:
     environment = new_user(tmp_path / "home")
-    environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
+    programs = [str(forks.program.parent), str(Path(sys.executable).parent), environment["PATH"]]
+    environment["PATH"] = os.pathsep.join(programs)
     environment["PYTHONPATH"] = str(Path(anabranch.__file__).parents[1])
     with Play(Page(PROJECT), tmp_path, environment) as play:
         play_literally(play)

@@ -1,7 +1,7 @@
 """The examples of the documentation run as printed, and print what the pages quote; `play.py` has the rules.
 
-All pages share a broker, so apps and topics get a suffix of their own. `test_first_steps.py` plays the pages that a new
-user reads first, as they are.
+All pages share a broker, so apps and topics get a suffix of their own, and their commands are forks: see
+`fork_server.py`. `test_first_steps.py` plays the pages that a new user reads first, as they are, in real processes.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 from anabranch.topics.cluster import Cluster
+from fork_server import ForkServer
 from pages import CTRL_C, PAGES, Page
 from play import Play, matches
 from test_first_steps import FIRST_STEPS
@@ -27,11 +28,12 @@ def played(page: str) -> bool:
 
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("page", [page for page in PAGES if played(page)])
-def test_the_examples_of_a_page_run_as_printed(page: str, tmp_path: Path, broker: Cluster) -> None:
+def test_the_examples_of_a_page_run_as_printed(page: str, tmp_path: Path, broker: Cluster, forks: ForkServer) -> None:
+    programs = [str(forks.program.parent), str(Path(sys.executable).parent), os.environ["PATH"]]
     environment = {
         **os.environ,
         "KAFKA_BOOTSTRAP_SERVERS": broker.bootstrap_servers,
-        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        "PATH": os.pathsep.join(programs),
         "ANABRANCH_TEST_BROKER": broker.bootstrap_servers,
         # Loaded as its entry point loads it, which an editable install from before does not have.
         "PYTEST_PLUGINS": "anabranch.replay.testing.plugin",

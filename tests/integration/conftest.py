@@ -1,6 +1,6 @@
 """The `anabranch` command as a user types it, in a folder of its own, on the tests' broker.
 
-`Shell.start` starts a process, and `Shell.run` forks one: see `fork_server.py`.
+`Shell.start` starts a process; `Shell.run` and `Shell.fork` fork one, which is cheaper: see `fork_server.py`.
 """
 
 from __future__ import annotations
@@ -73,8 +73,16 @@ class Shell:
         )
 
     def start(self, *arguments: object, **more: str) -> subprocess.Popen[str]:
+        """Start a process of its own, for tests of its children, its end, or what a signal does to it."""
+        return self._started([sys.executable, "-m", "anabranch", *map(str, arguments)], more)
+
+    def fork(self, *arguments: object, **more: str) -> subprocess.Popen[str]:
+        """Start a command that goes on beside the test; signals reach it."""
+        return self._started([str(self.forks.program), *map(str, arguments)], more)
+
+    def _started(self, command: list[str], more: dict[str, str]) -> subprocess.Popen[str]:
         process = subprocess.Popen(
-            [sys.executable, "-m", "anabranch", *map(str, arguments)],
+            command,
             cwd=self.folder,
             env={**self.environment, **more},
             stdout=subprocess.PIPE,

@@ -74,7 +74,7 @@ def test_commands_of_an_app_send_read_tables_and_ask_agents(shell, app, eventual
     assert "And wait for it." in helped and "How much." in helped and "--bootstrap-server" in helped
     done = shell.run("-A", "mine", "place-order", "ann", "--amount", "7")
     assert (done.returncode, done.stdout) == (0, "ann ordered 7\n"), done.stderr
-    worker = shell.start("-A", "mine", "worker")
+    worker = shell.fork("-A", "mine", "worker")
     expected = "{'ann': 7} 7 False 7 {'ann': 7} 1\n"
     eventually(lambda: shell.run("-A", "mine", "report").stdout == expected, "the totals")
     assert shell.run("-A", "mine", "ask").stdout == "answer 8\n"

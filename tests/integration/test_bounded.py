@@ -115,7 +115,7 @@ def test_history_goes_into_live_once_beside_live_records(shell, fresh, broker, e
     shell.write("staged.py", STAGED.replace("APP", app).replace("NUMBERS", numbers))
     write_lines(shell.folder / "n.txt", 20_000)
     Admin(broker).create([TopicSpec(numbers, 4)])
-    worker = shell.start("-A", "staged", "worker", "--without-web")
+    worker = shell.fork("-A", "staged", "worker", "--without-web")
     eventually(lambda: Completion(broker, app, [numbers]).members() > 0, "the live worker is there")
     command = ["run", "staged", "--input", "n.txt", "--key-before", ",", "--into-live", "--table", "by_key"]
     with somebody_writing(broker, numbers) as sent:

@@ -30,7 +30,7 @@ def test_letters_are_listed_shown_put_back_and_processed_after_the_fix(shell, fr
         shown = shell.run("dlq", "list", topic, "-J").stdout.splitlines()
         return [found for found in map(json.loads, shown) if found["topic"] == f"{topic}.dlq"]
 
-    worker = shell.start("-A", "mine", "worker", "--without-web")
+    worker = shell.fork("-A", "mine", "worker", "--without-web")
     eventually(lambda: sum(kind["dead_letters"] for kind in letters()) == 3, "three dead letters")
     worker.terminate()
     assert worker.wait(120) == 0
@@ -59,7 +59,7 @@ def test_letters_are_listed_shown_put_back_and_processed_after_the_fix(shell, fr
     again = shell.run("dlq", "replay", topic, "--reason", "agent").stdout
     assert "re-published 0 records" in again
     assert "2 re-published earlier" in again
-    worker = shell.start("-A", "mine", "worker", "--without-web")
+    worker = shell.fork("-A", "mine", "worker", "--without-web")
 
     def total() -> int:
         rows = shell.run("-A", "mine", "tables", "total", "-J").stdout.splitlines()

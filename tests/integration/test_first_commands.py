@@ -44,7 +44,7 @@ def test_a_record_is_sent_processed_and_seen(shell, app, eventually):
     assert sent.returncode == 0, sent.stderr
     assert sent.stdout.startswith(f"sent to {topic}[")
     assert {row["topic"]: row for row in shown(shell, topic)}[topic]["value"] == {"user": "ann", "amount": 3}
-    worker = shell.start("-A", "mine", "worker")
+    worker = shell.fork("-A", "mine", "worker")
 
     def lags() -> list[int]:
         return [json.loads(line)["lag"] for line in shell.run("lag", app, "-J").stdout.splitlines()]
@@ -132,7 +132,7 @@ def test_times_cut_packed_batches_at_their_rows(shell, app):
 def test_following_shows_what_arrives(shell, app):
     topic = f"{app}-live"
     assert shell.run("send", topic, "a", "1", "--create").returncode == 0
-    follower = shell.start("tail", topic, "-f", "-J")
+    follower = shell.fork("tail", topic, "-f", "-J")
     assert json.loads(follower.stdout.readline())["value"] == 1
     assert shell.run("send", topic, "a", "2").returncode == 0
     assert json.loads(follower.stdout.readline())["value"] == 2
@@ -153,7 +153,7 @@ def test_an_app_is_described_without_a_cluster(shell, app):
 def test_a_worker_says_what_it_is_how_it_goes_and_what_it_did(shell, app, eventually):
     topic = f"{app}-orders"
     assert shell.run("-A", "mine", "send", topic, "ann", ANN).returncode == 0
-    worker = shell.start("-A", "mine", "worker")
+    worker = shell.fork("-A", "mine", "worker")
     lines: list[str] = []
     while not any("send a record" in line for line in lines):
         lines.append(worker.stdout.readline())
@@ -183,7 +183,7 @@ def test_an_app_is_reset_only_when_it_is_told_to_and_its_workers_have_stopped(sh
     topic = f"{app}-orders"
     assert "no offsets, no topics of its own" in shell.run("-A", "mine", "reset").stdout
     assert shell.run("-A", "mine", "send", topic, "ann", ANN).returncode == 0
-    worker = shell.start("-A", "mine", "worker")
+    worker = shell.fork("-A", "mine", "worker")
 
     def total() -> str:
         return shell.run("-A", "mine", "tables", "totals", "-J").stdout

@@ -123,7 +123,7 @@ def test_file_and_socket_end_with_the_same_totals(shell, fresh, eventually):
     of_file = re.search(r"digest (\w{32})", ran.stdout)[1]
 
     live = fresh()
-    worker = shell.start("-A", JOB, "worker", "--without-web", ANABRANCH_RUN=live)
+    worker = shell.fork("-A", JOB, "worker", "--without-web", ANABRANCH_RUN=live)
     port = serve_lines(shell.folder / "data.txt")
     topic = f"keyed-sum-run-{live}-lines"
     replayed = shell.run("replay", f"tcp://localhost:{port}", "--to", topic, "--key-before", ",")
@@ -248,7 +248,7 @@ def test_a_worker_told_to_end_commits_leaves_and_its_successor_goes_on(shell, fr
     totals: Counter[str] = Counter()
     for round_ in range(2):
         totals += write_lines(shell.folder / f"n{round_}.txt", 5_000, seed=round_)
-        worker = shell.start("-A", "audited", "worker", "--without-web")
+        worker = shell.fork("-A", "audited", "worker", "--without-web")
         sent = shell.run("replay", f"n{round_}.txt", "--to", f"{app}-numbers", "--key-before", ",")
         assert sent.returncode == 0, sent.stderr
 

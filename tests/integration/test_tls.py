@@ -6,7 +6,6 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +13,7 @@ import pytest
 import trustme
 from anabranch.topics.devbroker.broker import EmbeddedBroker
 from cryptography.hazmat.primitives import serialization
+from fork_server import ForkServer
 
 PASSWORD = "correct-horse-9f3a"
 PLAIN = "org.apache.kafka.common.security.plain.PlainLoginModule required"
@@ -22,13 +22,13 @@ PLAIN = "org.apache.kafka.common.security.plain.PlainLoginModule required"
 class Secured:
     """A broker with a listener for clients that speak TLS and know a password."""
 
-    def __init__(self, folder: Path, port: int) -> None:
-        self.folder, self.servers = folder, f"127.0.0.1:{port}"
+    def __init__(self, folder: Path, port: int, forks: ForkServer) -> None:
+        self.folder, self.servers, self._forks = folder, f"127.0.0.1:{port}", forks
         self.ca = str(folder / "ca.pem")
 
     def anabranch(self, *arguments: str, **options: str) -> subprocess.Popen[str]:
         environment = {k: v for k, v in os.environ.items() if not k.startswith(("KAFKA_", "ANABRANCH_"))}
-        environment |= {"KAFKA_SASL_PASSWORD": PASSWORD, "PYTHONFAULTHANDLER": "1"}
+        environment |= {"KAFKA_SASL_PASSWORD": PASSWORD}
         chosen = {
             "security.protocol": "SASL_SSL",
             "ssl.ca.location": self.ca,
@@ -38,7 +38,7 @@ class Secured:
         }
         more = [word for name, value in chosen.items() for word in ("-X", f"{name}={value}")]
         return subprocess.Popen(
-            [sys.executable, "-m", "anabranch", *arguments, "-b", self.servers, *more],
+            [str(self._forks.program), *arguments, "-b", self.servers, *more],
             cwd=self.folder,
             env=environment,
             stdout=subprocess.PIPE,
@@ -54,7 +54,7 @@ class Secured:
 
 
 @pytest.fixture(scope="module")
-def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Secured]:
+def secured(tmp_path_factory: pytest.TempPathFactory, forks: ForkServer) -> Iterator[Secured]:
     folder = tmp_path_factory.mktemp("secured")
     authority = trustme.CA()
     authority.cert_pem.write_to_path(str(folder / "ca.pem"))
@@ -81,7 +81,7 @@ def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Secured]:
         "listener.name.secure.ssl.keystore.location": str(folder / "server.pem"),
     }
     with EmbeddedBroker(port=client, settings=settings):
-        yield Secured(folder, secure)
+        yield Secured(folder, secure, forks)
 
 
 def test_all_of_it_works_over_tls_with_a_password(secured: Secured, eventually) -> None:
