@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 from anabranch.replay.cli.entry import cli
 
-_WIDTH = 100
+_WIDTH = 88  # what the site shows without scrolling
 
 
 def command_reference() -> str:
@@ -14,7 +14,8 @@ def command_reference() -> str:
 
 
 def _of(command: click.Command, name: str, parent: click.Context | None, level: int) -> list[str]:
-    context = click.Context(command, info_name=name, parent=parent, max_content_width=_WIDTH, terminal_width=_WIDTH)
+    given = {**command.context_settings, "max_content_width": _WIDTH, "terminal_width": _WIDTH}
+    context = click.Context(command, info_name=name, parent=parent, **given)
     parts = [f"{'#' * (level + 1)} {context.command_path}\n\n```text\n{command.get_help(context)}\n```"]
     if isinstance(command, click.Group):
         for each in command.list_commands(context):

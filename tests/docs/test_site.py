@@ -10,6 +10,7 @@ from pathlib import Path
 import anabranch
 import api_reference
 import build
+import command_reference
 import pytest
 from anabranch import agents
 from pages import ROOT
@@ -57,6 +58,11 @@ def test_a_page_that_the_index_does_not_name_is_in_the_contents() -> None:
     tree = build.contents("# t\n\n## First\n\n- [A](a.md#x)\n- [A](a.md)\n", ["a.md", "index.md", "new.md"])
     assert ":caption: First\n\na.md\n" in tree
     assert ":caption: More\n\nnew.md\n" in tree
+
+
+def test_the_help_of_commands_is_that_of_the_terminal() -> None:
+    helps = command_reference.command_reference().split("Usage: ")[1:]
+    assert [text.split("\n")[0] for text in helps if "-h, --help" not in text] == []
 
 
 def test_every_public_name_is_in_the_reference() -> None:
