@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import click
 
@@ -26,7 +26,15 @@ __all__ = ["named_topic", "send"]
 _FLUSH_S = 30.0
 _QUEUED = 10_000
 
-Pair = tuple[str | None, str | None]
+_EARLIER = "the lines before it have been sent"
+
+
+class Pair(NamedTuple):
+    """Key and value of a record, and the number of its line in standard input; 0 if it is not from there."""
+
+    key: str | None
+    value: str | None
+    line: int = 0
 
 
 @click.command()
@@ -59,7 +67,8 @@ def send(
     """Send a record to TOPIC; without VALUE, send each line of standard input.
 
     With -A, a topic that the app declares is created as declared if it does not exist, and values that the app could
-    not decode are refused before anything is sent. KEY and VALUE are sent as they are given, in UTF-8.
+    not decode are refused. The first line of standard input that is refused ends the command, and is named; the lines
+    before it have been sent. KEY and VALUE are sent as they are given, in UTF-8.
 
     \b
     Examples:
@@ -115,9 +124,9 @@ def _pairs(key: str | None, value: str | None, key_before: str | None, null: boo
     if null:
         if key is None or value is not None:
             raise Usage("--null takes a key and no value", hint="anabranch send --null TOPIC KEY")
-        return iter([(key, None)])
+        return iter([Pair(key, None)])
     if value is not None:
-        return iter([(None if key == "-" else key, value)])
+        return iter([Pair(None if key == "-" else key, value)])
     if key is not None:
         raise Usage(
             f"no value for key {key}", hint="anabranch send TOPIC KEY VALUE; a key of - sends a record without a key"
@@ -131,14 +140,12 @@ def _lines(key_before: str | None) -> Iterator[Pair]:
         if not text:
             continue
         if key_before is None:
-            yield None, text
+            yield Pair(None, text, number)
             continue
         key, found, value = text.partition(key_before)
         if not found:
-            raise Usage(
-                f"line {number} has no {key_before!r}: {shown_text(text[:80])}", hint="earlier lines have been sent"
-            )
-        yield key, value
+            raise Usage(f"line {number} has no {key_before!r}: {shown_text(text[:80])}", hint=_EARLIER)
+        yield Pair(key, value, number)
 
 
 def _headers(given: tuple[str, ...]) -> list[tuple[str, bytes]]:
@@ -174,10 +181,10 @@ def _produce(
             places.append((message.partition() or 0, message.offset() or 0))
 
     try:
-        for key, value in pairs:
+        for key, value, line in pairs:
             raw_key, raw = None if key is None else key.encode(), None if value is None else value.encode()
             if declared is not None:
-                _check(declared, raw_key, raw)
+                _check(declared, raw_key, raw, line)
             place = -1 if partition is None else partition
             if place < 0 and partitioner is not None and raw_key is not None:
                 place = partitioner.partition(raw_key)
@@ -197,7 +204,7 @@ def _produce(
         click.echo(f"sent {counted(sent, 'record')} to {topic}")
 
 
-def _check(topic: Topic, key: bytes | None, value: bytes | None) -> None:
+def _check(topic: Topic, key: bytes | None, value: bytes | None, line: int) -> None:
     """Refuse what an agent of the topic could not decode."""
     for what, raw, decode in (("key", key, topic.decode_key), ("value", value, topic.decode_value)):
         if raw is None:
@@ -207,8 +214,9 @@ def _check(topic: Topic, key: bytes | None, value: bytes | None) -> None:
         except Exception as exc:  # codecs may run the user's code
             kind = topic.key_type if what == "key" else topic.value_type
             wanted = getattr(kind, "__name__", "JSON" if kind is None else kind)
+            what = f"line {line}: the {what}" if line else f"the {what}"
             raise Usage(
-                f"the {what} {shown_key(raw.decode()[:80])} is not {wanted}, as {topic.get_topic_name()} declares: "
+                f"{what} {shown_key(raw.decode()[:80])} is not {wanted}, as {topic.get_topic_name()} declares: "
                 f"{described(exc)}",
-                hint="without -A it is sent unchecked; text in JSON is in double quotes",
+                hint=_EARLIER if line else "without -A it is sent unchecked; text in JSON is in double quotes",
             ) from exc

@@ -83,6 +83,15 @@ def test_a_value_that_the_app_cannot_decode_is_refused(shell, app, value):
     assert shown(shell, f"{app}-orders") == []
 
 
+def test_a_line_that_the_app_cannot_decode_is_named_and_those_before_it_are_sent(shell, app):
+    shell.write("lines.txt", '{"user":"ann","amount":1}\n\n{"user":"bob"}\n{"user":"cyd","amount":2}\n')
+    with (shell.folder / "lines.txt").open() as lines:
+        refused = shell.run("-A", "mine", "send", f"{app}-orders", stdin=lines)
+    assert refused.returncode == 2
+    assert "line 3: the value" in refused.stderr and "the lines before it have been sent" in refused.stderr
+    assert [row["value"]["user"] for row in shown(shell, f"{app}-orders")] == ["ann"]
+
+
 def test_lines_are_sent_with_their_keys(shell, app):
     topic = f"{app}-lines"
     shell.write("lines.txt", "ann:1\n\nbob:2\nann:3\n")
