@@ -18,6 +18,7 @@ from ...topics.topic_partition import TopicPartition
 from ..histogram import Histogram
 from ..tables.key_placement import MisplacedKeys
 from ..tables.store import Changes
+from ..tables.window_table import refuse_many_open
 from .committed_offsets import offsets_to_commit
 from .committer import CommitRequest, Positions
 from .failure_rate import EpochCounts, FailureRate
@@ -217,6 +218,7 @@ class Epoch:
         Raises:
             BadRecord: a table change or a partial result cannot be encoded.
             Usage: a table and a topic have different numbers of partitions.
+            Stop: a table holds more in memory than it may.
             UntrackedValues: the epoch has to be rolled back and reprocessed.
         """
         began_s = clock.now_s()
@@ -225,6 +227,7 @@ class Epoch:
         if late := [table.name for table in tables if table.uncommitted.untracked]:
             raise UntrackedValues(late[0])
         for table in tables:
+            refuse_many_open(table)
             if changes[table.name]:
                 self._misplaced.check(table, changes[table.name])
         active = self._tasks.active

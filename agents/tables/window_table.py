@@ -22,11 +22,13 @@ Invariants.
 
 from __future__ import annotations
 
+import os
 from types import GenericAlias
 from typing import Any, cast
 
-from ...topics.errors import Usage
+from ...topics.errors import Stop, Usage
 from ...topics.serde import Codec, key_codec
+from ..event_time.channel import FOREVER_MS
 from .open_partition import OpenPartition, V
 from .partition_state import PartitionState
 from .store import Store
@@ -34,7 +36,21 @@ from .table import Table
 from .window_content import WindowContent, WindowSpec, current
 from .window_key import window_key_codec
 
-__all__ = ["WindowTable", "window_content", "window_contents", "window_partition"]
+__all__ = [
+    "MOST_OPEN",
+    "WindowTable",
+    "refuse_many_open",
+    "window_content",
+    "window_contents",
+    "window_partition",
+]
+
+
+MOST_OPEN = "ANABRANCH_COMPLETE_WINDOWS"
+"""The environment variable that says how many windows of a table may be open in a worker with `--complete`."""
+
+# An open window takes about 500 bytes, so that these are 2 GB.
+_MOST_OPEN = 4_000_000
 
 
 class WindowTable(Table[Any, V]):
@@ -55,6 +71,37 @@ class WindowTable(Table[Any, V]):
     def content(self, data: dict[bytes, bytes]) -> dict[bytes, bytes]:
         """Return the windows of a partition that are not expired."""
         return current(data, self.spec.expires_after_ms)
+
+
+def refuse_many_open(table: Table[Any, Any]) -> None:
+    """Refuse a table with more open windows than may wait for the end of the input.
+
+    Raises:
+        Stop: it has more.
+        Usage: see `most_open`.
+    """
+    if not isinstance(table, WindowTable) or table.spec.grace_ms != FOREVER_MS:
+        return
+    most, open = most_open(), sum(len(content.open) for content in window_contents(table).values())
+    if open > most:
+        raise Stop(
+            f"table {table.name}: --complete keeps windows open to the end of the inputs, and these are {open:,} in "
+            f"this worker; {most:,} are allowed, about {max(1, most // 2_000):,} MB",
+            hint="without --complete, windows close as time goes on: --time FIELD brings the inputs into order. "
+            f"{MOST_OPEN}={2 * most} allows more, and --processes N spreads them",
+        )
+
+
+def most_open() -> int:
+    """Return how many windows of a table may be open in a worker if they wait for the end of the input.
+
+    Raises:
+        Usage: the environment says something else than a number.
+    """
+    given = os.environ.get(MOST_OPEN, "")
+    if given and not (given.isascii() and given.isdigit() and int(given) > 0):
+        raise Usage(f"{MOST_OPEN}={given}", hint="a number of windows, which take about 500 bytes each")
+    return int(given) if given else _MOST_OPEN
 
 
 def _own_keys(table: str, key_type: object) -> Codec:

@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 from anabranch import World
+from anabranch.agents.tables.window_table import MOST_OPEN
 from anabranch.replay.testing.world_run import WorldRun
+from anabranch.topics.errors import Stop, Usage
 from window_programs import KINDS
 
 PROGRAM = """
@@ -63,3 +65,30 @@ def test_without_it_records_out_of_order_are_late(tmp_path: Path) -> None:
     records = [{"user": "ann", "at": at, "price": 1} for at in (1_000, 1_001, 1_030, 1_005)]
     assert sum(row["n"] for row in run_of(tmp_path, records, complete=False).tables["by-user"].values()) == 3
     assert sum(row["n"] for row in run_of(tmp_path, records).tables["by-user"].values()) == 4
+
+
+@pytest.mark.parametrize("by_key", [True, False])
+def test_more_open_windows_than_are_allowed_end_the_run_in_one_sentence(
+    by_key: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    often = "import anabranch\nfrom anabranch.agents.engine.settings import EngineSettings"
+    program = PROGRAM.replace("import anabranch", often, 1).replace(
+        "topic_partitions=3",
+        "topic_partitions=3, settings=EngineSettings(epoch_s=0, batch_records=100, backlog_records=100)",
+    )
+    (tmp_path / "program.py").write_text(program.format(kind="tumbling", by_key=by_key))
+    records = [{"user": "ann", "at": 1_000 + 10 * n, "price": 1} for n in range(2_000)]
+    monkeypatch.setenv(MOST_OPEN, "2000")
+    assert len(run_of(tmp_path, records).tables["by-user"]) == 2_000
+    monkeypatch.setenv(MOST_OPEN, "50")
+    with pytest.raises(Stop, match="keeps windows open to the end of the inputs, and these are") as refused:
+        run_of(tmp_path, records)
+    assert "--time FIELD" in str(refused.value.hint)
+    assert "50 are allowed" in str(refused.value)
+    assert f"{MOST_OPEN}=100" in str(refused.value.hint)
+    assert len(run_of(tmp_path, records, complete=False).tables["by-user"]) == 2_000, (
+        "they close, so it does not matter"
+    )
+    monkeypatch.setenv(MOST_OPEN, "many")
+    with pytest.raises(Usage, match=f"{MOST_OPEN}=many"):
+        run_of(tmp_path, records)
