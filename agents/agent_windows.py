@@ -40,7 +40,8 @@ from .event_time.time_keeper import TimeKeeper, channel_name
 from .flows.aggregates import getter
 from .flows.late_records import LateRecords
 from .flows.operators import field_reader
-from .flows.window_agents import LOOK_S, WatermarkedPartials
+from .flows.watermarked_partials import WatermarkedPartials
+from .flows.window_agents import LOOK_S
 from .forwarded_time import ForwardedTime, is_behind_source, time_before, times_of
 from .runtime import runtime_of
 from .stream_clock import timing_of

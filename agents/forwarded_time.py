@@ -23,7 +23,7 @@ from ..topics.headers import headers_of
 from .engine.partition_queue import place_of
 from .event_time.channel import END_MS, NEVER_MS, Channel
 from .event_time.time_keeper import channel_name
-from .flows.window_agents import WatermarkedPartials
+from .flows.watermarked_partials import WatermarkedPartials
 from .runtime import runtime_of
 
 if TYPE_CHECKING:

@@ -25,7 +25,7 @@ from ...topics.errors import Usage
 from .calendar_windows import CALENDAR_UNITS, Calendar, zone_of
 from .event_time import moment
 
-__all__ = ["Cumulating", "Grid", "Hopping", "Pane", "Sessions", "Tumbling", "Window", "Windows"]
+__all__ = ["Cumulating", "Grid", "Hopping", "Pane", "SameWindows", "Sessions", "Tumbling", "Window", "Windows"]
 
 _DAY_MS = 86_400_000
 
@@ -96,6 +96,10 @@ class Windows:
     def of_pane(self, pane: Pane) -> list[Pane]:
         """Return the windows that a pane is part of, as spans, the first one to end first."""
         raise NotImplementedError
+
+    def holding(self, time_ms: int) -> list[Pane]:
+        """Return the windows that hold a time, as spans, the first one to end first."""
+        return self.of_pane(self.pane(time_ms))
 
     def horizon_ms(self, pane: Pane) -> int:
         """Return the last millisecond at which a record of a pane still matters to a window that is open.
@@ -316,3 +320,33 @@ class Sessions(Windows):
     def identity(self) -> dict[str, Any]:
         assert self.gap_ms is not None
         return {"kind": "Sessions", "gap": duration_text(self.gap_ms)}
+
+
+class SameWindows(Windows):
+    """The windows of another table, whose closed windows are reduced again: those of one span of time together.
+
+    A pane is one of these windows.
+
+    Args:
+        of: the windows of the other table; no sessions, whose spans are those of their keys.
+    """
+
+    def __init__(self, of: Windows) -> None:
+        self._of = of._of if isinstance(of, SameWindows) else of
+
+    def pane(self, time_ms: int) -> Pane:
+        """Return the pane of the other table that holds a time: between its borders, no window begins or ends."""
+        return self._of.pane(time_ms)
+
+    def of_pane(self, pane: Pane) -> list[Pane]:
+        return [pane]
+
+    def holding(self, time_ms: int) -> list[Pane]:
+        return self._of.holding(time_ms)
+
+    def horizon_ms(self, pane: Pane) -> int:
+        return pane[1] - 1
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        return {"kind": "SameWindows", "of": str(self._of)}

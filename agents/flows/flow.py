@@ -253,11 +253,16 @@ class Ending(Generic[K, T]):
         table.sized_like = table.sized_like or topic
         self.add_agent(table.name, topic, run)
 
-    def describe(self, ending: str, end: Table | Topic, sums: tuple[str, ...] = ()) -> None:
-        """Add the flow to those that `anabranch describe` shows; for `sums` see `FlowDescription`."""
-        between = repartition_topic(self.app, end.name) if isinstance(end, Table) and self.keyed is not None else None
+    def describe(self, ending: str, end: Table | Topic, sums: tuple[str, ...] = (), source: str = "") -> None:
+        """Add the flow to those that `anabranch describe` shows; for `sums` see `FlowDescription`.
+
+        Args:
+            source: what is shown as its source; default: the topic, and a repartition topic only behind `key_by`.
+        """
+        through = isinstance(end, Table) and (self.keyed is not None or source)
+        between = repartition_topic(self.app, end.name) if through else None
         target = f"table {end.name}" if isinstance(end, Table) else f"topic {end.get_topic_name()}"
-        flow = FlowDescription.of(self.origin, self.steps, self.keyed, ending, target, between, sums)
+        flow = FlowDescription.of(source or self.origin, self.steps, self.keyed, ending, target, between, sums)
         runtime_of(self.app).flows.append(flow)
 
     def declared_states(self, table: Table, how: Reducer) -> object:
@@ -272,9 +277,8 @@ class Ending(Generic[K, T]):
         Args:
             types: types of the parts of a record's value, which is an array.
         """
-        assert self.keyed is not None
         private = self.topic.app_private
-        hidden = shows_private(self.keyed[0], private.of(self.origin))
+        hidden = self.keyed is not None and shows_private(self.keyed[0], private.of(self.origin))
         if hidden:
             private.declare(table.changelog_name, [KEY])
         made = self.app.topic(

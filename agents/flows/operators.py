@@ -172,6 +172,7 @@ class Keying:
         steps: the operators, in order.
         keyed: what is the key and what is left of an element; None: the record's own key counts.
         keys: the codec of the table that the keys are for; default: that of undeclared keys.
+        fields: how fields are taken out of elements; default: as declared for the topic.
 
     Attributes:
         own_key: whether the record's own key counts.
@@ -184,13 +185,14 @@ class Keying:
         steps: tuple[Operator, ...],
         keyed: tuple[What, What] | None,
         keys: Codec | None = None,
+        fields: FieldReader | None = None,
     ) -> None:
         self.topic, self.steps, self.keyed = topic, steps, keyed
         self._keys = keys or key_codec()
         self.exact = self._keys.trusted - {type(None)}
         self.own_key = keyed is None
         self._one_to_one = all(isinstance(step, (Map, Select, WithColumns)) for step in steps)
-        field, self._functions = field_reader(topic.declared), list[OfElements]()
+        field, self._functions = fields or field_reader(topic.declared), list[OfElements]()
         for step in steps:
             function, field = step.function(field)
             self._functions.append(function)
@@ -215,6 +217,18 @@ class Keying:
         if self.own_key:
             return self._by_own_key(messages, values, own_key)
         return self._by_key(self._apply(values), _present if own_key is bytes else self._normal)
+
+    def pairs_of(self, element: object, own_key: object) -> Iterator[Pair]:
+        """Return the pairs of key and element that become of one element that is no record, lazily.
+
+        Args:
+            own_key: the key of the element, in the codec's form.
+
+        Raises:
+            ValueError, BadRecord, and others: see `pairs`.
+        """
+        made = self._apply((element,))
+        return ((own_key, each) for each in made) if self.own_key else self._by_key(made, self._normal)
 
     def _by_key(self, elements: Iterable[object], normal: Callable[[object], object]) -> Iterator[Pair]:
         return chain.from_iterable(self._chunks(iter(elements), normal))

@@ -25,8 +25,8 @@ Invariants.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ...topics import clock
 from ...topics.control_records import (
@@ -38,16 +38,14 @@ from ...topics.control_records import (
     records_of,
 )
 from ...topics.errors import BadRecord, Stop
-from ...topics.output import Output
 from ...topics.packed import Rows
 from ...topics.topic_partition import TopicPartition
 from ..decoded_batches import record_batch
-from ..engine.outbox import Partials
 from ..engine.partition_queue import QueuedBatch
-from ..event_time.channel import END_MS, FOREVER_MS, NEVER_MS, Channel, watermark
+from ..event_time.channel import END_MS, NEVER_MS, Channel, watermark
 from ..event_time.idleness import Idleness
-from ..event_time.time_keeper import channel_name, watermark_message
-from ..event_time.windows import Pane, Windows
+from ..event_time.time_keeper import channel_name
+from ..event_time.windows import Pane
 from ..runtime import runtime_of
 from .aggregates import getter
 from .combiner import Combiner, columns_of, give_up
@@ -64,9 +62,7 @@ if TYPE_CHECKING:
 __all__ = [
     "LOOK_S",
     "Source",
-    "WatermarkedPartials",
     "control_apart",
-    "is_due",
 ]
 
 LOOK_S = 1.0
@@ -331,76 +327,3 @@ def control_apart(stream: Stream, batch: QueuedBatch) -> tuple[QueuedBatch, list
     except BadRecord as exc:
         raise Stop(f"{batch.at.topic}[{batch.at.partition}]: {exc}", hint="only anabranch may write to it") from exc
     return batch._replace(messages=records), control
-
-
-class WatermarkedPartials(Partials):
-    """Partial results of an epoch, with the watermarks that follow them into every partition of their topic.
-
-    Args:
-        topic: name of the topic.
-        counts: returns the number of partitions of the topic, and the number of channels.
-        by: name of the time, where there are several.
-
-    Attributes:
-        times_ms: channel -> stream time, of channels whose time has moved on.
-        idle_ms: idle channel -> its stream time.
-        idle_at_ms: when the idle ones were known to be at their end, by the wall clock.
-    """
-
-    __slots__ = ("_by", "_counts", "_topic", "idle_at_ms", "idle_ms", "times_ms")
-
-    def __init__(
-        self,
-        outputs: Callable[[dict[Any, Any], int | None], list[Output]],
-        topic: str,
-        counts: Callable[[], tuple[int, int]],
-        by: str = "",
-    ) -> None:
-        super().__init__(outputs)
-        self._topic, self._counts, self._by = topic, counts, by
-        self.times_ms: dict[str, int] = {}
-        self.idle_ms: dict[str, int] = {}
-        self.idle_at_ms = 0
-
-    @property
-    def count(self) -> int:
-        """The number of partial results."""
-        return sum(map(len, self.states.values()))
-
-    def rest(self, channel: str, time_ms: int) -> None:
-        """Have it told that a channel is idle now."""
-        now_ms = clock.now_ms()
-        self.idle_at_ms = min(now_ms, self.idle_at_ms) if self.idle_ms else now_ms
-        self.idle_ms[channel] = time_ms
-
-    def move(self, channel: str, time_ms: int) -> None:
-        """Have it told that the time of a channel has moved on."""
-        self.idle_ms.pop(channel, None)
-        self.times_ms[channel] = time_ms
-
-    def outputs(self) -> list[Output]:
-        """Return one output per key and pane, and behind them the watermarks."""
-        made = super().outputs()
-        partitions, channels = self._counts()
-        messages: list[ControlRecord] = []
-        if self.idle_ms:
-            messages.append(watermark_message(channels, self.idle_ms, self.idle_ms, self.idle_at_ms))
-        if self.times_ms:
-            messages.append(watermark_message(channels, self.times_ms, at_ms=clock.now_ms()))
-        for message in messages:
-            if self._by:
-                cast("dict[str, Any]", message.value)["by"] = self._by
-            key, value, headers = message.written()
-            made += [Output(self._topic, value, key, number, None, headers) for number in range(partitions)]
-        return made
-
-
-def is_due(windows: Windows, before_ms: int, after_ms: int, grace_ms: int) -> bool:
-    """Return whether a channel's stream time has passed something that an operator behind it waits for."""
-    if after_ms in (before_ms, NEVER_MS):
-        return False
-    if windows.gap_ms is not None or after_ms == END_MS or before_ms in (NEVER_MS, END_MS):
-        return True
-    if grace_ms == FOREVER_MS:
-        return False
-    return windows.pane(after_ms - grace_ms) != windows.pane(before_ms - grace_ms)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from ...topics import clock
 from ...topics.control_records import carries_control, is_control
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from ..stream import Stream
     from ..tables.open_windows import WindowKey
 
-__all__ = ["Listeners", "Send", "WindowCloser", "timestamp_of", "timestamp_within", "window_element"]
+__all__ = ["Listeners", "Passage", "Send", "WindowCloser", "timestamp_of", "timestamp_within", "window_element"]
 
 _CHUNK = 20_000
 """Windows that are closed before the worker does something else: commits, or processes records of other agents."""
@@ -40,6 +40,24 @@ Send = Callable[["WindowKey", Any, int], Any]
 """Sends a window: its row, its value, and the stream time in milliseconds. Returns an awaitable."""
 
 
+class Passage(Protocol):
+    """Passes closed windows on to another table of windows, and how far time is: see `window_chains.py`."""
+
+    async def send(self, row: WindowKey, value: Any, time_ms: int) -> None:
+        """Pass on a closed window; see `Send`."""
+        ...
+
+    def move(self, at: TopicPartition, watermark_ms: int, *, woke: bool, idle: bool) -> None:
+        """Pass on the watermark of a partition whose complete windows were all passed on.
+
+        Args:
+            at: partition of the stream.
+            woke: whether the source partition was idle before its last record.
+            idle: whether it has to be told now that the source partition is idle.
+        """
+        ...
+
+
 @dataclass
 class Listeners:
     """The functions of a program that are called with the windows of a table.
@@ -47,6 +65,7 @@ class Listeners:
     Attributes:
         finals: are called for each window that closes.
         updates: are called for each window that has changed, and is open.
+        passages: make the passages to other tables, for the stream of an agent's call.
         every_s: how long a window has changed, at most, before `updates` are called; by the wall clock.
         updated: when `updates` were called last, and how many commits the worker had made then; before that, when the
             agent began. An agent that fails is restarted, and has to know it.
@@ -54,6 +73,7 @@ class Listeners:
 
     finals: list[Send] = field(default_factory=list["Send"])
     updates: list[Send] = field(default_factory=list["Send"])
+    passages: list[Callable[[Stream], Passage]] = field(default_factory=list["Callable[[Stream], Passage]"])
     every_s: float = LOOK_S
     updated: tuple[float, int] | None = None
 
@@ -73,6 +93,10 @@ class WindowCloser:
         for partition in stream.queue.partitions.values():
             partition.held_back = None  # of the agent function's last call
         self._seen: set[PartitionQueue] = set()
+        self._passages = [begin(stream) for begin in listeners.passages]
+        self._finals = [*listeners.finals, *(passage.send for passage in self._passages)]
+        self._woke: set[PartitionQueue] = set()
+        self._idle: set[PartitionQueue] = set()
         self._left = _CHUNK  # windows that may still be sent in the running call of `close`
         self._next_updates_s, self._more_updates = self._first_updates_s(), False
 
@@ -90,9 +114,20 @@ class WindowCloser:
             return LOOK_S
         return min(LOOK_S, max(0.0, self._next_updates_s - clock.now_s()))
 
-    def look_at(self, at: TopicPartition) -> None:
-        """Close what is complete in a partition with the next call of `close`, although no record has come."""
-        self._held.setdefault(self._stream.queue.at(at), -1)
+    def look_at(self, at: TopicPartition, *, idle: bool = False) -> None:
+        """Close what is complete in a partition with the next call of `close`, although no record has come.
+
+        Args:
+            idle: whether it has to be told now that the partition is idle.
+        """
+        partition = self._stream.queue.at(at)
+        self._held.setdefault(partition, -1)
+        if idle:
+            self._idle.add(partition)
+
+    def wake(self, at: TopicPartition) -> None:
+        """Note that a partition was idle before its last record."""
+        self._woke.add(self._stream.queue.at(at))
 
     def begin(self, batch: QueuedBatch) -> None:
         """Note that a batch is about to be processed, so that its partition can no longer stay where it is."""
@@ -123,15 +158,26 @@ class WindowCloser:
             if await self._closed(partition.at):
                 del self._held[partition]
                 partition.held_back = None
+                self._pass_time_on(partition)
             elif self._held[partition] >= 0:
                 partition.held_back = self._held[partition]
 
+        self._idle.clear()  # it was so when this call began; it is repeated
         if self._listeners.updates:
             await self._send_updates()
         epoch = stream.context.epoch
         if self._left <= 0 and epoch.dirty:  # otherwise other agents' records would wait until the epoch is full
             epoch.hurry()
             stream.context.router.cut()
+
+    def _pass_time_on(self, partition: PartitionQueue) -> None:
+        if not self._passages:
+            return
+        _, state = window_content(self._table)
+        woke, idle = partition in self._woke, partition in self._idle
+        self._woke.discard(partition)
+        for passage in self._passages:
+            passage.move(partition.at, state.watermark_ms, woke=woke, idle=idle)
 
     async def _send_updates(self) -> None:
         """Send open windows that have changed, if it is time; as many as a chunk and the epoch may hold."""
@@ -190,7 +236,7 @@ class WindowCloser:
             lambda: window_element(table, row, value),
             source=table.spec.source,
             due_ms=timestamp_within(row, time_ms),
-            as_="final" if sends is self._listeners.finals else "update",
+            as_="final" if sends is self._finals else "update",
             tell=lambda: _tell(sends, row, value, time_ms),
         )
 
@@ -202,12 +248,12 @@ class WindowCloser:
             state.open.close_due(watermark_ms)
             return True
         window_partition(self._table)  # with what was pending
-        if not self._listeners.finals:
+        if not self._finals:
             state.open.close_due(watermark_ms)
             return True
         while self._left and not epoch.full:
             rows = state.open.take_due(watermark_ms, min(self._left, _PORTION))
-            await self._send(self._listeners.finals, at, rows, END_MS)
+            await self._send(self._finals, at, rows, END_MS)
             if not state.open.has_due(watermark_ms):
                 state.open.close_due(watermark_ms)
                 return True

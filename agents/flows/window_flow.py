@@ -3,7 +3,8 @@
     by5 = sales.key_by("user").window(Tumbling("5m"), grace="30s").aggregate("by-user-5m", n=Count())
     by5.final().filter(col("n") > 100).to("busy")
 
-`window_agents.py` documents what the agents do that these methods make.
+`window_agents.py` documents what the agents do that these methods make, `window_chains.py` what comes of closed windows
+that are reduced again.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 from ...topics import clock
 from ...topics.control_records import WATERMARK
@@ -21,7 +22,7 @@ from ...topics.errors import Usage
 from ..declarations import TableOptions
 from ..event_time.channel import FOREVER_MS, NEVER_MS
 from ..event_time.event_time import Timing, time_ms
-from ..event_time.windows import Window, Windows
+from ..event_time.windows import SameWindows, Window, Windows
 from ..runtime import runtime_of
 from ..tables.store_directory import store_scheme
 from ..tables.window_content import WindowSpec
@@ -31,24 +32,24 @@ from .combiner import Combiner
 from .description import FlowDescription, aggregate_text, value_text
 from .element_types import UNKNOWN, declarable
 from .expressions import part
-from .flow import aggregates_of, check_finite, check_known, check_written, name_of_function, or_field
+from .flow import aggregates_of, name_of_function, or_field
 from .late_records import LateRecords
 from .operators import Filter, FlatMap, Keying, Map, Operator, Select, WithColumns
-from .partial_records import partial_records
 from .reducers import AggregateReducer, PairReducer, Reducer
-from .window_agents import Source, WatermarkedPartials, control_apart, is_due
+from .window_agents import Source, control_apart
 from .window_closer import Listeners, WindowCloser, timestamp_within, window_element
-from .window_states import Joining, States, merge_panes
+from .window_repartition import ToldTimes, WindowRepartition
+from .window_states import Joining, merge_panes
 
 if TYPE_CHECKING:
-    from ...topics.output import Output
     from ..app import App
     from ..stream import Stream
     from ..tables.open_windows import WindowKey
     from ..topic import Topic
     from .flow import Ending
+    from .window_chains import KeyedWindows
 
-__all__ = ["AggregatedWindows", "WindowRecords", "WindowedFlow"]
+__all__ = ["AggregatedWindows", "WindowRecords", "WindowedFlow", "checked_windows", "send_windows"]
 
 _OWN_FIELDS = ("key", "start", "end")
 _DEFAULT_KEEP = "1d"
@@ -64,6 +65,7 @@ class WindowedFlow:
         timing: what the time of a record is; its grace is known.
         keep_ms: how long closed windows stay in the table.
         late_to: the topic for late records; None: `<topic>.late`; `drop`: they are only counted.
+        upstream: the table whose closed windows are reduced; None: the records of the flow's topic are.
     """
 
     flow: Ending
@@ -71,6 +73,7 @@ class WindowedFlow:
     timing: Timing
     keep_ms: int
     late_to: str | None = None
+    upstream: AggregatedWindows | None = None
 
     def aggregate(
         self, table: str | None = None, /, *, options: TableOptions | None = None, **columns: Aggregate
@@ -91,7 +94,7 @@ class WindowedFlow:
                 f"aggregate({', '.join(taken)}=…) behind window: closed windows have fields of that name",
                 hint="give the aggregate another name",
             )
-        name = table or f"{self.flow.origin_name}-windows"
+        name = table or f"{self._origin_name}-windows"
         return self._into(name, AggregateReducer(hows), options or {}, aggregate_text(hows))
 
     def reduce(
@@ -102,20 +105,38 @@ class WindowedFlow:
         Raises:
             Usage: `how` is not a function.
         """
-        name = f"{self.flow.origin_name}-windows-{name_of_function(how)}"
+        name = f"{self._origin_name}-windows-{name_of_function(how)}"
         return self._into(table or name, PairReducer(how), options or {}, f"reduce({value_text(how)})")
+
+    @property
+    def _origin_name(self) -> str:
+        return self.flow.origin_name if self.upstream is None else self.upstream.table.name
 
     def _into(self, name: str, how: Reducer, options: TableOptions, ending: str) -> AggregatedWindows:
         if self._idle_after_ms is not None:
             runtime_of(self.flow.app).change_settings(notice_ends=True)
+        flow, upstream = self.flow, self.upstream
         table = self._table(name, how, options)
-        made = AggregatedWindows(self.flow.app, table)
+        if upstream is not None:
+            from .window_chains import chain
+
+            window = "" if isinstance(self.windows, SameWindows) else f"window({self.windows}) → "
+            flow.describe(f"{window}{ending}", table, how.sums, source=f"final() of table {upstream.table.name}")
+            between = chain(self, upstream, table, how)
+            made = AggregatedWindows(flow, table, between.get_topic_name(), self.keep_ms)
+            self._gather(made, how, between)
+            return made
         grace = duration_text(self.timing.grace_ms)
-        self.flow.describe(f"window({self.windows}, grace={grace}) → {ending}", table, how.sums)
-        if self.flow.keyed is None:
+        flow.describe(f"window({self.windows}, grace={grace}) → {ending}", table, how.sums)
+        if flow.keyed is None:
+            made = AggregatedWindows(flow, table, flow.topic.get_topic_name(), self.keep_ms)
             self._fill_in_place(made, how)
         else:
-            self._fill_by_key(made, how)
+            key_type = UNKNOWN if flow.key_type is None else flow.key_type
+            between = flow.repartition(table, key_type, int, int, flow.declared_states(table, how))
+            made = AggregatedWindows(flow, table, between.get_topic_name(), self.keep_ms)
+            self._combine(made, how, between)
+            self._gather(made, how, between)
         return made
 
     def _table(self, name: str, how: Reducer, options: TableOptions) -> WindowTable:
@@ -129,7 +150,8 @@ class WindowedFlow:
         if name in {table.name for table in runtime.tables}:
             raise Usage(f"table {name} exists already", hint="a table of windows belongs to one flow: give it a name")
         topic = self.flow.topic
-        key_type = self.flow.key_type if self.flow.keyed else declarable(topic.key_type)
+        own_key = self.flow.keyed is None and self.upstream is None
+        key_type = declarable(topic.key_type) if own_key else self.flow.key_type
         value_type = None
         if isinstance(how, PairReducer) and self.flow.type not in (UNKNOWN, float):
             value_type = self.flow.type
@@ -144,6 +166,7 @@ class WindowedFlow:
                 topic.get_topic_name(),
                 self._late_topic(),
                 self.timing,
+                "" if self.upstream is None else self.upstream.closes_in,
             ),
             partitions=options.get("partitions"),
             value_type=value_type,
@@ -198,73 +221,48 @@ class WindowedFlow:
                     state, states = joining.begin(batch)
                     judged = source.judge(batch, states, state.watermark_ms)
                     joining.end(batch, states)
+                    if judged.woke:
+                        closer.wake(batch.at)
                     if judged.time_ms > NEVER_MS:
                         state.keeper.advance(judged.channel, judged.time_ms, clock.now_ms())
                 for resting in source.rest() if not batch.messages else ():
                     stream.context.at(stream, resting.at)
                     _, state = window_partition(table)
-                    if resting.time_ms > state.keeper.time_ms:
+                    if moves := resting.time_ms > state.keeper.time_ms:
                         state.keeper.advance(resting.channel, resting.time_ms, clock.now_ms())
-                        closer.look_at(resting.at)
+                    if moves or resting.repeats:
+                        closer.look_at(resting.at, idle=True)
                 await closer.close(batch)
 
         self.flow.add_filling_agent(table, self.flow.topic, fill)
 
-    def _fill_by_key(self, made: AggregatedWindows, how: Reducer) -> None:
-        """Make the agents before and behind the repartition topic."""
-        table, late, windows = made.table, self._late(made.table), self.windows
-        runtime = runtime_of(self.flow.app)
+    def _combine(self, made: AggregatedWindows, how: Reducer, between: Topic) -> None:
+        """Make the agent before the repartition topic."""
+        table, late = made.table, self._late(made.table)
         declared = self.flow.declared_states(table, how)
-        key_type = UNKNOWN if self.flow.key_type is None else self.flow.key_type
-        between = self.flow.repartition(table, key_type, int, int, declared)
-        name = between.get_topic_name()
-
-        def outputs(states: States, timestamp_ms: int | None) -> list[Output]:
-            for of_pane in states.values() if declared is UNKNOWN else ():
-                check_known(table, of_pane)
-            keys = [key for of_pane in states.values() for key in of_pane]
-            values = [(key, *pane, state) for pane, of_pane in states.items() for key, state in of_pane.items()]
-            encoded = between.encoded(keys, values)
-            check_written(encoded[1], [value[3] for value in values], declared)
-            return partial_records(between, *encoded, timestamp_ms)
-
-        def counts() -> tuple[int, int]:
-            known = runtime.engine.rebalance.partition_counts
-            return known.get(name) or table.changelog_partitions, known[self.flow.topic.get_topic_name()]
+        repartition = WindowRepartition(table, between, declared, self.flow.topic.get_topic_name())
 
         async def combine(stream: Stream) -> None:
             stream.takes_control = True
-            source, sent = self._source(stream, table, how, late), dict[str, int]()
-
-            def waiting() -> WatermarkedPartials:
-                partials = stream.context.epoch.outbox.partials
-                if name not in partials:
-                    partials[name] = WatermarkedPartials(outputs, name, counts)
-                return cast(WatermarkedPartials, partials[name])
-
+            source = self._source(stream, table, how, late)
+            told = ToldTimes(repartition, table.spec)
             async for batch in stream.queued_batches(source.wait_s):
                 if not batch.messages:
                     for resting in source.rest():
-                        before_ms = sent.get(resting.channel, NEVER_MS)
-                        if resting.repeats or is_due(windows, before_ms, resting.time_ms, table.spec.grace_ms):
-                            between.need()
-                            waiting().rest(resting.channel, resting.time_ms)
-                            sent[resting.channel] = resting.time_ms
+                        told.rest(stream, resting.channel, resting.time_ms, repeats=resting.repeats)
                     continue
-                between.need()
-                context, isolating = stream.context, stream.queue.isolating
-                states = States() if isolating else waiting().states
+                states = repartition.begin(stream)
                 judged = source.judge(batch, states)
-                if isolating:
-                    check_finite([state for of_pane in states.values() for state in of_pane.values()])
-                    for output in outputs(states, clock.now_ms()):
-                        context.send(output)
-                due = is_due(windows, sent.get(judged.channel, NEVER_MS), judged.time_ms, table.spec.grace_ms)
-                if due or judged.woke:
-                    waiting().move(judged.channel, judged.time_ms)
-                    sent[judged.channel] = judged.time_ms
-                if context.epoch.full:
-                    context.router.cut()
+                repartition.end(stream, states)
+                told.move(stream, judged.channel, judged.time_ms, woke=judged.woke)
+                if stream.context.epoch.full:
+                    stream.context.router.cut()
+
+        self.flow.add_agent(f"{table.name}-combine", self.flow.topic, combine)
+
+    def _gather(self, made: AggregatedWindows, how: Reducer, between: Topic) -> None:
+        """Make the agent behind the repartition topic."""
+        table, late = made.table, self._late(made.table)
 
         async def gather(stream: Stream) -> None:
             stream.takes_control = True
@@ -282,7 +280,6 @@ class WindowedFlow:
                             state.keeper.hear(record)
                 await closer.close(batch)
 
-        self.flow.add_agent(f"{table.name}-combine", self.flow.topic, combine)
         self.flow.add_filling_agent(table, between, gather)
 
 
@@ -291,13 +288,22 @@ class AggregatedWindows:
     """A table of windows, as `window(…).aggregate(…)` and `reduce(…)` return it, and the windows that have closed.
 
     Attributes:
+        flow: the flow that is reduced into the table.
         table: the table. Its keys are (key, start, end), with times in milliseconds.
+        closes_in: name of the topic that the agent reads that closes the windows.
+        keep_ms: how long closed windows stay in the table.
         listeners: who is told of its windows.
     """
 
-    app: App
+    flow: Ending
     table: WindowTable
+    closes_in: str
+    keep_ms: int
     listeners: Listeners = field(default_factory=Listeners)
+
+    @property
+    def app(self) -> App:
+        return self.flow.app
 
     def final(self) -> WindowRecords:
         """Return the closed windows as a flow: one record each, once, when nothing can be added to it any more."""
@@ -343,7 +349,7 @@ class AggregatedWindows:
         kind = self.table.spec.windows
         if kind.gap_ms is not None:
             return {window: value for window, value in self.windows(key).items() if _holds(window, at_ms)}
-        keys = [(key, start, end) for start, end in kind.of_pane(kind.pane(at_ms))]
+        keys = [(key, start, end) for start, end in kind.holding(at_ms)]
         return {Window.of(*row[1:]): self.table[row] for row in keys if row in self.table}
 
     def windows(self, key: object) -> dict[Window, Any]:
@@ -400,18 +406,58 @@ class WindowRecords:
             )
         return WindowRecords(self.made, (*self.steps, operator), self.every_s)
 
-    def key_by(self, *_: object) -> WindowRecords:
-        """Refuse a second key.
+    def key_by(self, key: What, value: What = None) -> KeyedWindows:
+        """Bring closed windows of several keys together; `aggregate`, `reduce`, `top` or `window` follows.
+
+            hours.final().key_by("end").top(1, by="n")
+
+        Args:
+            key: a field's name, such as `end`, or a function of the element.
+            value: what is left of the element, likewise; None keeps it as it is.
 
         Raises:
-            Usage: always.
+            Usage: the windows are those of `updates`.
         """
-        raise Usage(
-            "key_by behind final() or updates(): windows of windows are not supported yet",
-            hint="end the flow in a topic: .final().to(topic), and begin another one there",
-        )
+        from .window_chains import KeyedWindows
 
-    window = aggregate = reduce = key_by
+        self._refuse_updates("key_by")
+        return KeyedWindows(self.made, self.steps, (key, value))
+
+    def window(
+        self, windows: Windows, *, grace: None = None, keep: Duration | None = None, late_to: str | None = None
+    ) -> WindowedFlow:
+        """Reduce the closed windows of each key by window of their ends; see `KeyedWindows.window`.
+
+        Raises:
+            Usage: an argument is not supported, or the windows are those of `updates`.
+        """
+        from .window_chains import chained_window
+
+        self._refuse_updates("window")
+        return chained_window(self.made, self.steps, None, windows, grace=grace, keep=keep, late_to=late_to)
+
+    def _refuse_updates(self, method: str) -> None:
+        if self.every_s is not None:
+            raise Usage(
+                f"{method} behind updates(): a window that has changed would count again, and what it was before stays "
+                "counted",
+                hint=f"final().{method}(…): each window counts once",
+            )
+
+    if not TYPE_CHECKING:
+
+        def aggregate(self, *_: object, **__: object) -> NoReturn:
+            """Refuse to aggregate each window by itself.
+
+            Raises:
+                Usage: always.
+            """
+            raise Usage(
+                "final() ends in aggregate or reduce without saying which windows belong together",
+                hint='final().key_by("end").aggregate(…), or final().window(Tumbling("1d")).aggregate(…)',
+            )
+
+        reduce = top = aggregate
 
     def to(self, topic: Topic | str) -> Topic:
         """Send what is left of each window to a topic, with its key.
@@ -422,32 +468,34 @@ class WindowRecords:
         Returns:
             The topic.
         """
-        made = self.made
-        target = made.app.topic(topic) if isinstance(topic, str) else topic
-        field, functions = part, list[Callable[[Iterable[object]], Iterable[object]]]()
-        for step in self.steps:
-            function, field = step.function(field)
-            functions.append(function)
-        table, whole_key = made.table, self.every_s is not None
+        return send_windows(self, None, topic)
 
-        async def send(row: WindowKey, value: Any, time_ms: int) -> None:
-            elements: Iterable[object] = (window_element(table, row, value),)
-            for function in functions:
-                elements = function(elements)
-            for element in elements:
-                timestamp_s = timestamp_within(row, time_ms) / 1000
-                await target.send(key=row if whole_key else row[0], value=cast(Any, element), timestamp=timestamp_s)
 
-        made.listeners.finals.append(send)
-        if self.every_s is not None:
-            made.listeners.every_s = self.every_s
-            made.listeners.updates.append(send)
-        which = "final()" if self.every_s is None else f"updates(every={self.every_s:g} s)"
-        text = FlowDescription.of(
-            f"{which} of table {table.name}", self.steps, None, "", f"topic {target.get_topic_name()}"
-        )
-        runtime_of(made.app).flows.append(text)
-        return target
+def send_windows(records: WindowRecords, keyed: tuple[What, What] | None, topic: Topic | str) -> Topic:
+    """Have windows sent to a topic; see `WindowRecords.to`.
+
+    Args:
+        keyed: what is the key of the records, and what is left of the windows; None: their own key counts.
+    """
+    made, whole_key = records.made, records.every_s is not None
+    target, table = made.app.topic(topic) if isinstance(topic, str) else topic, made.table
+    keying = Keying(made.flow.topic, records.steps, keyed, fields=part)
+
+    async def send(row: WindowKey, value: Any, time_ms: int) -> None:
+        own_key = row if whole_key else row[0]
+        for key, element in keying.pairs_of(window_element(table, row, value), own_key):
+            timestamp_s = timestamp_within(row, time_ms) / 1000
+            await target.send(key=cast(Any, key), value=cast(Any, element), timestamp=timestamp_s)
+
+    made.listeners.finals.append(send)
+    if records.every_s is not None:
+        made.listeners.every_s = records.every_s
+        made.listeners.updates.append(send)
+    which = "final()" if records.every_s is None else f"updates(every={records.every_s:g} s)"
+    to = f"topic {target.get_topic_name()}"
+    text = FlowDescription.of(f"{which} of table {table.name}", records.steps, keyed, "", to)
+    runtime_of(made.app).flows.append(text)
+    return target
 
 
 def window(
@@ -458,8 +506,7 @@ def window(
     Raises:
         Usage: see there.
     """
-    if not isinstance(cast(object, windows), Windows):
-        raise Usage(f"window({windows!r})", hint='for example Tumbling("5m") or Sessions("30m")')
+    checked_windows(windows)
     if not isinstance(flow.on_failure, str) or flow.on_failure == "retry":
         raise Usage(
             "on_failure: a flow with windows cannot retry records, because later ones would have to wait",
@@ -481,3 +528,13 @@ def window(
     if late_to is not None and late_to != "drop":
         runtime_of(flow.app).check_topic(late_to)
     return WindowedFlow(flow, windows, timing, duration_ms(_DEFAULT_KEEP if keep is None else keep, "keep"), late_to)
+
+
+def checked_windows(windows: object) -> None:
+    """Refuse what is no kind of windows.
+
+    Raises:
+        Usage: it is none.
+    """
+    if not isinstance(windows, Windows):
+        raise Usage(f"window({windows!r})", hint='for example Tumbling("5m") or Sessions("30m")')

@@ -42,6 +42,9 @@ class WindowSpec:
         source: name of the topic whose records have the event time.
         late_topic: name of the topic for late records; None if they are only counted.
         timing: what the time of a record is.
+        channels_of: name of the topic whose partitions have the stream times that the watermark is the least of; empty
+            if it is `source`.
+        chained: tables that are filled from the closed windows of this one.
         closes: whether windows close at all; of a windowed table without `expires` they do not.
         is_input: returns whether the program still has an agent, which reads a topic; see `WindowContent.inputs`.
     """
@@ -53,13 +56,23 @@ class WindowSpec:
     source: str = ""
     late_topic: str | None = None
     timing: Timing = field(default_factory=Timing)
+    channels_of: str = ""
+    chained: list[WindowSpec] = field(default_factory=list["WindowSpec"], compare=False)
     closes: bool = True
     is_input: Callable[[str, str], bool] = lambda agent, topic: True
 
     def closed_at(self, time_ms: int) -> int:
-        """Return the stream time at which all windows have closed that hold a time."""
-        last = self.windows.of_pane(self.windows.pane(time_ms))[-1]
-        return self.windows.closes_after_ms(last[1]) + self.grace_ms + 1
+        """Return the stream time at which all windows have closed that hold a time, and all chained ones that hold
+        these."""
+        return self._complete_at(time_ms) + self.grace_ms
+
+    def _complete_at(self, time_ms: int) -> int:
+        """Return the watermark with which `closed_at` is reached."""
+        windows = self.windows
+        last_ms, gap_ms = windows.of_pane(windows.pane(time_ms))[-1][1], windows.gap_ms or 0
+        # The time of a closed window is its last millisecond, and sessions pass on a time that is a gap earlier.
+        chained = [spec._complete_at(last_ms - 1) + gap_ms for spec in self.chained]
+        return max([windows.closes_after_ms(last_ms) + 1, *chained])
 
     @property
     def expires_after_ms(self) -> int | None:

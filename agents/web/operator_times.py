@@ -31,7 +31,8 @@ class OperatorTime:
         operator: name of its table of windows, or of timers.
         partition: number of the partition.
         watermark_ms: the watermark; `NEVER_MS` before it is known, `END_MS` behind the end of the input.
-        held_back_by: the source partitions that the watermark waits for; none behind the end of the input.
+        held_back_by: the partitions that the watermark waits for; none behind the end of the input. They are those of
+            the source; of a chained table, those in which the windows close that it is filled from.
         since_ms: since when, by the wall clock; None if the watermark has not moved since the worker has started.
         open: number of windows that are not closed, or of timers that have not fired.
         next_ms: the watermark at which the next of them does; None if none is open.
@@ -76,7 +77,7 @@ def operator_times(runtime: Runtime) -> Iterator[OperatorTime]:
                 partition,
                 content.watermark_ms,
                 [TopicPartition(topic, partition) for topic in sorted(content.waits_for)]
-                or _waits_for(keeper, table.spec.source),
+                or _waits_for(keeper, table.spec.channels_of or table.spec.source),
                 keeper.moved_at_ms or None,
                 len(content.open),
                 None if next_ms is None else next_ms + 1,
