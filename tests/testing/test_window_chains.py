@@ -219,9 +219,8 @@ def test_a_bounded_run_closes_both_tables_in_any_order_number_of_partitions_and_
     folder = tmp_path_factory.mktemp("run")
     expected = chain.expected([sales], end=True)
     assert expected.second == expected.seconds
-    for number, options in enumerate(
-        ({"partitions": 1}, {"partitions": 3, "workers": 2}, {"partitions": 2, "pack": "lz4"})
-    ):
+    forms: list[dict[str, Any]] = [{"partitions": 1}, {"partitions": 3, "workers": 2}, {"partitions": 2, "pack": "lz4"}]
+    for number, options in enumerate(forms):
         records = sales if number == 0 else chance.sample(sales, len(sales))
         assert run(folder, chain, records, **options) == expected
 
