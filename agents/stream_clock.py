@@ -128,8 +128,9 @@ class StreamClock:
         agent = runtime.agents.get(stream.name)
         if runtime.run_id and agent is not None and self._name not in topics_read(agent):
             raise Usage(
-                f"agent {stream.name}: timers behind group_by or through in a bounded run: not supported yet",
-                hint="a topic with that key, and an agent of it",
+                f"agent {stream.name}: timers behind group_by or through in a bounded run: what they see would depend "
+                "on the order in which records of several partitions arrive",
+                hint="give the input that key (--key), and let the agent read it without group_by",
             )
         stream.takes_control = True
         await stream.begin()

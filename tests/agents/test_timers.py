@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import anabranch
@@ -225,3 +226,27 @@ async def test_timers_fire_in_a_test_context() -> None:
         for at in (1, 2, 8, 9):
             await agent.put({"at": at}, key="k")
         assert fired == [(7, 2)]
+
+
+PROGRAM = """
+import anabranch
+app = anabranch.App("grouped", topic_partitions=2)
+
+@app.agent(app.topic("orders", time="at", time_unit="s"), name="watch")
+async def watch(stream):
+    async for order in stream.group_by(lambda order: order["key"], name="key"):
+        app.at(order["at"] * 1000, key=order["key"], name="t")
+
+@watch.on_timer("t")
+async def t(timer): ...
+"""
+
+
+def test_timers_behind_group_by_are_refused_in_a_bounded_run(tmp_path: Path) -> None:
+    (tmp_path / "app.py").write_text(PROGRAM)
+    (tmp_path / "orders.jsonl").write_text('{"key": "a", "at": 1}\n')
+    with (
+        anabranch.World(str(tmp_path / "app.py")) as world,
+        pytest.raises(anabranch.topics.errors.AnabranchError, match="would depend on the order in which records of"),
+    ):
+        world.run({"orders": tmp_path / "orders.jsonl"}, key="key")
