@@ -1,15 +1,20 @@
 """End-to-end latency: from `produce` until a read_committed reader has what an exactly-once agent made of the record.
 
     python tests/bench/latency.py --bootstrap-server localhost:9092
+    python tests/bench/latency.py --bootstrap-server localhost:9092 --bare
 
 Records carry the time they were produced at; one machine, one clock. The worker, and who produces and reads, are two
 processes. The first half minute is not counted: Java compiles then what its broker does much, on the cores that are
 measured. The minute after it is, and each moment of it at which records came later than the goal is told.
+
+With `--bare`, a loop of librdkafka's calls copies the records instead of the worker, in transactions of the same kind
+that follow each other after a pause. Nothing that commits records by transactions of librdkafka can be faster.
 """
 
 from __future__ import annotations
 
 import contextlib
+import signal
 import subprocess
 import sys
 import tempfile
@@ -17,11 +22,13 @@ import threading
 import time
 import uuid
 from pathlib import Path
+from typing import Any
 
 import click
 from anabranch.agents.runtime import runtime_of
 from anabranch.topics.admin import Admin, TopicSpec
 from anabranch.topics.cluster import Cluster
+from anabranch.topics.producer import TransactionalProducer
 from confluent_kafka import Consumer, TopicPartition
 from report import Target
 
@@ -32,6 +39,7 @@ GOALS_MS = {50: 30.0, 99: 100.0}
 WARM_S = 30.0
 MEASURED_S = 60.0
 _STEP_S = 0.005
+_PAUSE_S = 0.005
 _STALL_MS = 100.0
 # Late records that were sent this close to each other waited for the same thing.
 _APART_S = 0.1
@@ -58,13 +66,55 @@ def work(servers: str, topic: str, data: str) -> None:
     run_worker(app, on_ready=lambda _: print("ready", flush=True))
 
 
-def measure(servers: str, *, rate: int = 10_000, warm_s: float = WARM_S, seconds: float = MEASURED_S) -> list[Late]:
-    """Each record that counts, in order of arrival, at so many a second."""
+def copy(servers: str, topic: str, pause_s: float) -> None:
+    """Copy records with librdkafka alone, in transactions that begin so long after the end of the one before."""
+    cluster, ended = Cluster(servers), threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: ended.set())
+    consumer = cluster.consumer(
+        group_id=topic, auto_offset_reset="earliest", fetch_queue_backoff_ms=2, fetch_wait_max_ms=100
+    )
+    consumer.subscribe([topic])
+    producer = TransactionalProducer(cluster, topic)
+    producer.open()
+    while not consumer.assignment():
+        consumer.consume(1, 0.05)
+    print("ready", flush=True)
+    waiting: list[Any] = []
+    committed_s, positions = 0.0, dict[int, int]()
+    while not ended.is_set():
+        waiting += consumer.consume(20_000, 0.001)
+        if not waiting or time.monotonic() - committed_s < pause_s:
+            continue
+        producer.begin()
+        for message in waiting:
+            producer.produce(f"{topic}-out", message.value())
+            positions[message.partition()] = message.offset() + 1
+        offsets = [TopicPartition(topic, partition, offset) for partition, offset in positions.items()]
+        producer.send_offsets(offsets, consumer.consumer_group_metadata())
+        producer.commit()
+        committed_s, waiting = time.monotonic(), []
+    consumer.close()
+
+
+def measure(
+    servers: str,
+    *,
+    rate: int = 10_000,
+    warm_s: float = WARM_S,
+    seconds: float = MEASURED_S,
+    bare_s: float | None = None,
+) -> list[Late]:
+    """Each record that counts, in order of arrival, at so many a second.
+
+    Args:
+        bare_s: the pause of the bare loop, which is measured instead of a worker; None for a worker.
+    """
     cluster, topic = Cluster(servers), f"bench-latency-{uuid.uuid4().hex[:8]}"
     admin = Admin(cluster)
     admin.create([TopicSpec(topic, PARTITIONS), TopicSpec(f"{topic}-out", PARTITIONS)])
     with tempfile.TemporaryDirectory(prefix="anabranch-latency-") as data:
         command = [sys.executable, __file__, "--bootstrap-server", servers, "--worker", topic, "--data", data]
+        command += [] if bare_s is None else ["--bare", "--pause", str(bare_s)]
         with (Path(data) / "log").open("wb") as log:
             worker = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log)
         try:
@@ -156,14 +206,21 @@ def _stalls(found: list[Late]) -> list[tuple[float, int, float]]:
 @click.option("--bootstrap-server", required=True)
 @click.option("--warm", default=WARM_S, show_default=True, help="Seconds that do not count.")
 @click.option("--seconds", default=MEASURED_S, show_default=True, help="Seconds that do.")
+@click.option("--bare", is_flag=True, help="Measure a loop of librdkafka's calls instead of a worker.")
+@click.option(
+    "--pause", default=_PAUSE_S, show_default=True, help="Of the bare loop between two transactions, in seconds."
+)
 @click.option("--worker", hidden=True)
 @click.option("--data", hidden=True)
-def main(bootstrap_server: str, warm: float, seconds: float, worker: str | None, data: str | None) -> None:
+def main(
+    bootstrap_server: str, warm: float, seconds: float, bare: bool, pause: float, worker: str | None, data: str | None
+) -> None:
     """Measure the latency of an exactly-once agent at 10,000 records a second."""
     if worker is not None and data is not None:
-        work(bootstrap_server, worker, data)
+        copy(bootstrap_server, worker, pause) if bare else work(bootstrap_server, worker, data)
         return
-    for line in lines(measure(bootstrap_server, warm_s=warm, seconds=seconds)):
+    found = measure(bootstrap_server, warm_s=warm, seconds=seconds, bare_s=pause if bare else None)
+    for line in lines(found):
         click.echo(line)
 
 
