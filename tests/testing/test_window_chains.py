@@ -20,6 +20,9 @@ from hypothesis import strategies as st
 from test_random_windows import KINDS, LOGS, PLAIN, SECOND, STEPS, examples, late_of
 from window_twin import Kind, Sale, closed_by, computed
 
+START = "2026-01-31T12:00:00Z"
+START_MS = 1_769_860_800_000
+
 Row = tuple[Any, int, int]
 Values = tuple[int, int]
 
@@ -239,10 +242,50 @@ def run(folder: Path, chain: Chain, sales: Sequence[Sale], *, partitions: int, *
     return Expected(firsts, rows, dict(seconds), [])
 
 
-# Simulated faults ----------------------------------------------------------------------------------------------------
+# Time that is passed on ----------------------------------------------------------------------------------------------
 
-START = "2026-01-31T12:00:00Z"
-START_MS = 1_769_860_800_000
+
+def told_of(make: Any, sales: Sequence[tuple[int, str]], *, chunk: int = 20_000) -> list[tuple[Any, int, int]]:
+    """Return key, end in seconds and `n` of what a second table tells of one partition's records."""
+
+    def app() -> anabranch.App:
+        app = anabranch.App("chain", topic_partitions=1)
+        topic = app.topic("sales", time="at", time_unit="s", grace="0s", max_jump=None, idle_after=None, partitions=1)
+        make(topic.key_by("user")).aggregate("second", n=Count()).final().to("told")
+        return app
+
+    with pytest.MonkeyPatch.context() as patch, World(app, start=START) as world:
+        patch.setattr(window_closer, "_CHUNK", chunk)
+        for at, user in sales:
+            world.send("sales", {"at": START_MS // 1000 + at, "user": user})
+            world.settle()
+        with pytest.raises(Usage):
+            world.topic("sales.late")
+        return [(v["key"], (v["end"] - START_MS) // 1000, v["n"]) for v in world.topic("told").values]
+
+
+def test_a_session_holds_time_back_by_its_gap() -> None:
+    def make(flow: Any) -> Any:
+        visits = flow.window(Sessions("5s")).aggregate("first", n=Count())
+        return visits.final().key_by(lambda _: "all").window(Tumbling("10s"))
+
+    # At 12, the session that has ended at 8 is open.
+    sales = [(2, "ann"), (8, "bob"), (12, "cleo"), (16, "cleo"), (40, "cleo")]
+    assert told_of(make, sales) == [
+        ("all", 10, 2),
+        ("all", 20, 1),
+    ]
+
+
+def test_time_is_passed_on_behind_windows_that_close_in_several_epochs() -> None:
+    def make(flow: Any) -> Any:
+        return flow.window(Tumbling("10s")).aggregate("first", n=Count()).final().key_by(lambda _: "all")
+
+    users = [f"user {number}" for number in range(9)]
+    assert told_of(make, [*((1, user) for user in users), (20, "ann")], chunk=2) == [("all", 10, 9)]
+
+
+# Simulated faults ----------------------------------------------------------------------------------------------------
 
 
 def app_of(*, by_key: bool = True, idle_after: str | None = None, partitions: int = 3) -> anabranch.App:
