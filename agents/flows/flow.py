@@ -259,8 +259,8 @@ class Ending(Generic[K, T]):
         Args:
             source: what is shown as its source; default: the topic, and a repartition topic only behind `key_by`.
         """
-        through = isinstance(end, Table) and (self.keyed is not None or source)
-        between = repartition_topic(self.app, end.name) if through else None
+        keyed = self.keyed is not None or source != ""
+        between = repartition_topic(self.app, end.name) if isinstance(end, Table) and keyed else None
         target = f"table {end.name}" if isinstance(end, Table) else f"topic {end.get_topic_name()}"
         flow = FlowDescription.of(source or self.origin, self.steps, self.keyed, ending, target, between, sums)
         runtime_of(self.app).flows.append(flow)
