@@ -131,6 +131,9 @@ class AgentWindows(WindowWriter):
         self.forwarded = None
         if behind is not None and is_behind_source(behind) and self._times:
             self.forwarded = ForwardedTime(stream, behind.topic, self._times, self._closed_at)
+            lengths = runtime.settings.max_ahead_windows
+            bounds = [table.spec.max_ahead_ms(lengths) for table in tables if table.spec.closes]
+            stream.max_ahead_ms = min((bound for bound in bounds if bound is not None), default=None)
         self._teller = WindowTeller(stream, tables)
         self._record: _Record | None = None
         self._waits = False

@@ -95,6 +95,7 @@ class Stream(faust.Stream[V_co]):
         self.wakeup: asyncio.Future[None] | None = None
         self.timer: asyncio.TimerHandle | None = None
         self.takes_control = False
+        self.max_ahead_ms: int | None = None
         self.message: Message | None = None  # the record that the agent processes
         self.windows: AgentWindows | None = None  # of an app with windowed tables
         self.clock: StreamClock | None = None  # of an agent with timers

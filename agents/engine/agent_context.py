@@ -131,7 +131,7 @@ class AgentContext:
     def is_silent(self, stream: RecordFeed, at: TopicPartition) -> bool:
         """Return whether a partition has no record that the stream has not processed, as far as it is known."""
         input = self.tasks.active.get(at)
-        waits = input is not None and bool(input.waiting)
+        waits = input is not None and (bool(input.waiting) or input.held is not None)
         return not waits and stream.queue.at(at).is_empty and self._loop.is_silent(at)
 
     # Runners --------------------------------------------------------------------------------------------------------

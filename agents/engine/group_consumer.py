@@ -30,7 +30,7 @@ from .committed_offsets import ASK_S, SETTLED, assigned, begin_at_ends, commit_s
 from .settings import EngineSettings
 from .topic_ids import TopicIds
 
-__all__ = ["GroupConsumer", "is_at_end"]
+__all__ = ["GroupConsumer", "is_at_end", "unread"]
 
 logger = logging.getLogger(__name__)
 
@@ -395,7 +395,7 @@ class GroupConsumer:
         """Return partition -> offsets between its committed offset and its end in the last fetch; send no request."""
         lags: dict[TopicPartition, int] = {}
         for at in self.owned & committed.keys():
-            _, end = self.kafka.get_watermark_offsets(KafkaPartition(*at), cached=True)
+            end = _end_of(self, at)
             if end >= 0:
                 lags[at] = max(0, end - committed[at])
         return lags
@@ -476,8 +476,21 @@ def is_at_end(group: GroupConsumer, at: TopicPartition) -> bool:
     Needs `notice_ends`; sends no request."""
     if at not in group.reached:
         return False
-    _, end = group.kafka.get_watermark_offsets(KafkaPartition(at.topic, at.partition), cached=True)
-    return 0 <= end <= group.reached[at]
+    return 0 <= _end_of(group, at) <= group.reached[at]
+
+
+def unread(group: GroupConsumer, at: TopicPartition, offset: int) -> int:
+    """Return how many offsets of a partition were not read, as far as it is known; send no request.
+
+    Args:
+        offset: offset behind the last record that was processed. There may be only aborted ones behind it.
+    """
+    return max(0, _end_of(group, at) - max(offset, group.reached.get(at, 0)))
+
+
+def _end_of(group: GroupConsumer, at: TopicPartition) -> int:
+    """Return the offset of a partition's end as the last fetch has seen it; negative before that."""
+    return group.kafka.get_watermark_offsets(KafkaPartition(at.topic, at.partition), cached=True)[1]
 
 
 def _hold(kafka: Any, *, incremental: bool) -> None:

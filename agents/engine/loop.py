@@ -25,6 +25,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Coroutine, Iterable
+from functools import partial
 from typing import Any
 
 from ...topics import clock, threads
@@ -36,7 +37,7 @@ from ..assigned_partitions import Assignment
 from ..tables.global_table import GlobalTable
 from .agent_context import AgentContext
 from .commits import Commits
-from .group_consumer import GroupConsumer, is_at_end
+from .group_consumer import GroupConsumer, is_at_end, unread
 from .membership import Membership
 from .protocols import Host, RebalanceListener
 from .rebalance import Rebalance
@@ -338,13 +339,15 @@ class Engine:
             return False
         if (not during_work or self.context.asking) and self._router.deliver_aligned():
             return True
+        group, most = self._group, self.settings.batch_records
+        released = self._router.deliver_released(partial(unread, group), most)
         if self._router.waiting >= self.settings.backlog_records:
-            self._group.keep_alive()
-            return False
-        self._group.hold(self._router.held_back(self.settings.batch_records))
-        messages = self._group.consume()
+            group.keep_alive()
+            return released
+        group.hold(self._router.held_back(most))
+        messages = group.consume()
         if not messages:
-            return False
+            return released
         if not self.first_record_at:
             self.first_record_at = clock.now_ms() / 1000
         self._router.deliver(messages, one_topic=len(self._subscribed) == 1 and not self.context.retries.read)

@@ -255,6 +255,8 @@ class RecordFeed(Protocol):
         grouped: whether its agent receives several records at a time.
         by_batch: whether these are batches, of records that arrived together.
         in_hand: whether its agent works on a value that is not a record of a topic.
+        max_ahead_ms: how far its partitions may be apart in event time, in milliseconds; None: any distance. See
+            `held_partitions.py`.
         runner: the runner of its agent.
         message: the record that its agent processes; a `FiringRecord` while something fires; None between records.
     """
@@ -267,6 +269,7 @@ class RecordFeed(Protocol):
     grouped: bool
     by_batch: bool
     in_hand: bool
+    max_ahead_ms: int | None
     runner: Any
     message: Any
 

@@ -6,7 +6,7 @@ Tasks keep the records until the epoch that processed them is committed, so that
 from __future__ import annotations
 
 import zlib
-from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import Any, NamedTuple
 
@@ -19,6 +19,7 @@ from ...topics.headers import UnreadableHeaders, all_headers
 from ...topics.packed import LEAST_BYTES, PackedLimits, Rows, limits, rows_of
 from ...topics.topic_partition import TopicPartition
 from .alignment import AlignedRun, Alignment
+from .held_partitions import HeldPartitions, HeldRun
 from .partition_queue import QueuedBatch, place_of
 from .protocols import RecordFeed
 from .rollback import RollbackScope
@@ -73,6 +74,7 @@ class Router:
     Attributes:
         streams: see above.
         alignment: the records of aligned inputs wait there.
+        ahead: the records of partitions that are far ahead of others wait there.
         records_total: records and rows delivered since the start; records that a rollback repeats count once.
         gathered_bytes: approximate memory of the records delivered in this epoch.
     """
@@ -89,6 +91,7 @@ class Router:
         self._tasks, self.streams = tasks, streams
         self._most = most or limits()
         self.alignment = Alignment(run or _Unaligned(), tasks, wait_s)
+        self.ahead = HeldPartitions(tasks, streams)
         self.records_total = 0
         self.gathered_bytes = 0
         self._with_control: set[str] = set()  # topics that may hold control records
@@ -138,7 +141,7 @@ class Router:
 
     def end(self, ends: Mapping[TopicPartition, int], reached: Mapping[TopicPartition, int]) -> None:
         """Mark partitions of parked streams that are at the end of a bounded run's history; see `RecordQueue.end`."""
-        reached = self.alignment.without_waiting(reached)
+        reached = self.ahead.without_waiting(self.alignment.without_waiting(reached))
         for stream in self.streams:
             if not stream.running:
                 stream.queue.end(ends, reached)
@@ -147,11 +150,11 @@ class Router:
         """Return the partitions that must not be consumed now.
 
         Those that wait for a retry, if at least `most` records wait in them, and those of which that many records wait
-        for other inputs.
+        for other inputs, or for partitions that are behind.
         """
         delayed = [partition for stream in self.streams for partition in stream.queue.delayed]
         held = {partition.at for partition in delayed} if sum(each.waiting for each in delayed) >= most else set()
-        return held | self.alignment.held_back(most)
+        return held | self.alignment.held_back(most) | self.ahead.paused()
 
     def deliver(self, messages: list[Any], *, one_topic: bool) -> None:
         """Deliver consumed messages to the streams, and keep them until they are committed.
@@ -177,6 +180,9 @@ class Router:
                         self._refuse_packed(at, run)
                     input.waiting.add(run)
                     continue
+                if self.ahead.keeps(input):
+                    self.ahead.add(input, HeldRun(run, some_headers, some_packed), about * len(run))
+                    continue
                 self._deliver_run(input, run, some_headers=some_headers, some_packed=some_packed)
 
     def deliver_aligned(self) -> bool:
@@ -193,6 +199,23 @@ class Router:
             delivered = True
         return delivered and self.alignment.suffices(clock.now_s())
 
+    def deliver_released(self, unread: Callable[[TopicPartition, int], int], most: int) -> bool:
+        """Decide which partitions are far ahead of others, and deliver records of those that are not any more.
+
+        Args:
+            unread, most: see `HeldPartitions.look`.
+
+        Returns:
+            Whether some were delivered.
+        """
+        self.ahead.look(unread, most)
+        delivered = False
+        for input, run, size_bytes in self.ahead.released():
+            self.gathered_bytes += size_bytes
+            self._deliver_run(input, run.messages, some_headers=run.some_headers, some_packed=run.some_packed)
+            delivered = True
+        return delivered
+
     def _deliver_run(self, input: TaskInput, run: list[Any], *, some_headers: bool, some_packed: bool) -> None:
         at, records = input.at, run
         if some_headers and at.topic in self._with_control:
@@ -200,11 +223,15 @@ class Router:
         control = records is not run
         batches = self._unpacked(at, run) if some_packed else (QueuedBatch(at, run, run[-1].offset() + 1),)
         self.records_total -= len(run) - len(records)
+        self.ahead.moved = True
+        before = self.records_total
         for unmarked in batches:
             batch = unmarked._replace(control=True) if control else unmarked
             self.records_total += len(batch.messages)
             input.kept.append(batch)
             _give(batch, input.routes)
+        if some_packed:
+            input.rows_each = max(1, (self.records_total - before) // len(run))
 
     def _refuse_packed(self, at: TopicPartition, run: Iterable[Any]) -> None:
         for message in run:

@@ -36,6 +36,9 @@ class EngineSettings:
             for earlier ones of the others, at most so long, in seconds. It makes the order likely, and no more: records
             that come later than that are not waited for. None: no record waits. A bounded run with `--time` aligns its
             inputs itself.
+        max_ahead_windows: how far a source partition may be ahead of the slowest one that this worker reads, in event
+            time, where records of both meet in windows: so many lengths of a window, its grace included. Its records
+            wait beyond that, so that not too many windows are open at once. None: no record waits.
         max_outputs: maximum number of outputs in an epoch; the epoch is committed when it has reached it.
         epoch_bytes: approximate memory that the records of an epoch may take before the epoch is committed. They are
             kept in memory for a rollback, as are those of the epoch that is being committed meanwhile.
@@ -74,6 +77,7 @@ class EngineSettings:
     batch_s: float = 0.05
     backlog_records: int = 200_000
     align_s: float | None = None
+    max_ahead_windows: float | None = 20.0
     max_outputs: int = 100_000
     epoch_bytes: int = 32_000_000
     group_protocol: Literal["classic", "consumer"] = "classic"

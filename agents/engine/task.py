@@ -25,6 +25,7 @@ from .task_states import Event, State, state_after
 if TYPE_CHECKING:
     from ..tables.table import Table
     from .alignment import WaitingRecords
+    from .held_partitions import HeldRecords
     from .partition_queue import QueuedBatch
     from .protocols import RecordFeed
 
@@ -47,6 +48,8 @@ class TaskInput:
         routes: the streams of each channel that reads it; several if agents share its records by key.
         kept: the records since the last commit, in order, for a rollback.
         waiting: the records that wait for their turn, if the topic is aligned with others; see `alignment.py`.
+        held: the records that wait because the partition is far ahead of others; None: none. See `held_partitions.py`.
+        rows_each: number of rows of a record, about; more than one if they are packed batches.
     """
 
     __slots__ = (
@@ -55,9 +58,11 @@ class TaskInput:
         "at",
         "channel_states",
         "committed",
+        "held",
         "is_new",
         "kept",
         "routes",
+        "rows_each",
         "start",
         "topic_id",
         "waiting",
@@ -72,6 +77,8 @@ class TaskInput:
         self.routes: list[list[RecordFeed]] = []
         self.kept: list[QueuedBatch] = []
         self.waiting: WaitingRecords | None = None
+        self.held: HeldRecords | None = None
+        self.rows_each = 1
 
     def route(self, routes: list[list[RecordFeed]]) -> None:
         """Set the streams; those that are new begin at their own offset, or else at the committed one."""
@@ -102,7 +109,7 @@ class TaskInput:
         read = {agent: partition for agent, partition in own if partition is not None}
         self.agent_offsets = {agent: partition.committed for agent, partition in read.items()}
         self.channel_states = {agent: partition.committed_channel_state for agent, partition in read.items()}
-        self.routes, self.kept, self.waiting = [], [], None
+        self.routes, self.kept, self.waiting, self.held = [], [], None, None
 
 
 class Task:

@@ -25,7 +25,7 @@ from collections.abc import Callable, Sequence
 from operator import le
 from typing import Any
 
-__all__ = ["END_MS", "FOREVER_MS", "NEVER_MS", "Channel", "watermark"]
+__all__ = ["END_MS", "FOREVER_MS", "NEVER_MS", "Channel", "time_of", "watermark"]
 
 NEVER_MS = -(2**62)
 """Stream time of a channel before its first record."""
@@ -47,6 +47,19 @@ def watermark(time_ms: int, grace_ms: int) -> int:
     if time_ms in (NEVER_MS, END_MS):
         return time_ms
     return NEVER_MS if grace_ms == FOREVER_MS else time_ms - grace_ms
+
+
+def time_of(state: Any) -> int:
+    """Return the stream time in a channel state, of several times the least; NEVER_MS if there is none.
+
+    >>> time_of([5, None]), time_of({"times": {"at": [7, None], "by": ["end", None]}}), time_of(None) == NEVER_MS
+    (5, 7, True)
+    """
+    if isinstance(state, dict):
+        return min(map(time_of, state.get("times", {}).values()), default=NEVER_MS)
+    if not state or state[0] is None:
+        return NEVER_MS
+    return END_MS if state[0] == "end" else state[0]
 
 
 class Channel:

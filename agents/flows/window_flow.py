@@ -244,6 +244,7 @@ class WindowedFlow:
 
         async def combine(stream: Stream) -> None:
             stream.takes_control = True
+            stream.max_ahead_ms = table.spec.max_ahead_ms(runtime_of(self.flow.app).settings.max_ahead_windows)
             source = self._source(stream, table, how, late)
             told = ToldTimes(repartition, table.spec)
             async for batch in stream.queued_batches(source.wait_s):

@@ -10,7 +10,7 @@ import msgspec
 
 from ...topics.errors import Usage
 from ...topics.serde import Codec
-from ..event_time.channel import END_MS, NEVER_MS, Channel
+from ..event_time.channel import END_MS, FOREVER_MS, NEVER_MS, Channel
 from ..event_time.event_time import Timing
 from ..event_time.time_keeper import TimeKeeper
 from ..event_time.windows import Windows
@@ -73,6 +73,17 @@ class WindowSpec:
         # The time of a closed window is its last millisecond, and sessions pass on a time that is a gap earlier.
         chained = [spec._complete_at(last_ms - 1) + gap_ms for spec in self.chained]
         return max([windows.closes_after_ms(last_ms) + 1, *chained])
+
+    def max_ahead_ms(self, lengths: float | None) -> int | None:
+        """Return how far a source partition may be ahead of another one; see `EngineSettings.max_ahead_windows`.
+
+        Args:
+            lengths: in lengths of a window; None: any distance.
+        """
+        if lengths is None or self.grace_ms == FOREVER_MS or not self.closes:
+            return None
+        start, end = self.windows.of_pane(self.windows.pane(0))[-1]
+        return int(lengths * (end - start + (self.windows.gap_ms or 0) + self.grace_ms))
 
     @property
     def expires_after_ms(self) -> int | None:

@@ -12,6 +12,7 @@ change: `WorkerCollector` reads the engine's plain counters instead.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterator
 from importlib.metadata import version
 from typing import TYPE_CHECKING
@@ -30,7 +31,7 @@ from ...topics import clock
 from ...topics.topic_partition import listed
 from ..event_time.channel import END_MS, NEVER_MS
 from ..histogram import Histogram
-from .operator_times import operator_times, operators, windowed
+from .operator_times import operator_times, operators, waiting_partitions, windowed
 
 if TYPE_CHECKING:
     from ..runtime import Runtime
@@ -143,7 +144,16 @@ class WorkerCollector(Collector):
             (windows if operator in of_windows else timers).add_metric([operator], count)
         for labels, held_s in sorted(waits.items()):
             held.add_metric(labels, held_s)
+        ahead = GaugeMetricFamily(
+            "anabranch_partitions_waiting",
+            "Source partitions whose records wait because they are far ahead of this one in event time.",
+            labels=["by"],
+        )
+        waited_for = Counter(listed([each.waits_for]) for each in waiting_partitions(self._runtime))
+        for by, count in sorted(waited_for.items()):
+            ahead.add_metric([by], count)
         yield watermark
+        yield ahead
         yield held
         yield windows
         yield timers

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from ..tables.timer_table import TimerContent
     from ..timers import Timers
 
-__all__ = ["OperatorTime", "operator_times", "operators", "windowed"]
+__all__ = ["OperatorTime", "WaitingPartition", "operator_times", "operators", "waiting_partitions", "windowed"]
 
 
 @dataclass(frozen=True)
@@ -55,6 +55,36 @@ class OperatorTime:
         if not self.open or not self.held_back_by or self.since_ms is None:
             return None
         return max(0, now_ms - self.since_ms) / 1000
+
+
+@dataclass(frozen=True)
+class WaitingPartition:
+    """A source partition that is far ahead in event time, so that its records wait.
+
+    Attributes:
+        partition: the partition.
+        waits_for: the partition that is furthest behind.
+        ahead_ms: how far it is ahead of that one; None if that one has no time yet.
+        since_ms: since when it waits, by the wall clock.
+        records: how many of its records wait in the worker; others do in Kafka.
+    """
+
+    partition: TopicPartition
+    waits_for: TopicPartition
+    ahead_ms: int | None
+    since_ms: int
+    records: int
+
+
+def waiting_partitions(runtime: Runtime) -> list[WaitingPartition]:
+    """Return the source partitions of this worker that are held back because they are far ahead of others."""
+    if not runtime.engine_started:
+        return []
+    ahead = runtime.context.router.ahead
+    return [
+        WaitingPartition(at, held.by, held.ahead_ms, held.since_ms, ahead.records_of(at))
+        for at, held in sorted(ahead.held.items())
+    ]
 
 
 def operators(runtime: Runtime) -> list[str]:

@@ -3,7 +3,9 @@
     {
       "operators": [{"operator": "by-user", "partition": 0, "watermark_ms": 1769860812000, "held_back_by":
         [["orders", 3]], "since_ms": 1769861000000, "open": 2, "next_ms": 1769861100000}],
-      "late": [{"operator": "by-user", "reason": "late", "records": 3}]
+      "late": [{"operator": "by-user", "reason": "late", "records": 3}],
+      "waiting": [{"partition": ["orders", 1], "waits_for": ["orders", 3], "ahead_ms": 7800000,
+        "since_ms": 1769861000000, "records": 20000}]
     }
 
 `operator_times.py` describes the fields. A watermark is null before it is known, and "end" behind the end of an input.
@@ -19,7 +21,7 @@ from faust import web
 
 from ..event_time.channel import END_MS, NEVER_MS
 from ..runtime import runtime_of
-from .operator_times import OperatorTime, operator_times
+from .operator_times import OperatorTime, operator_times, waiting_partitions
 
 if TYPE_CHECKING:
     from aiohttp.web import Request
@@ -40,7 +42,9 @@ class Times(web.View):
             {"operator": operator, "reason": reason, "records": records}
             for (operator, reason), records in sorted(runtime.status.late_total.items())
         ]
-        return self.json({"operators": [_facts(time) for time in operator_times(runtime)], "late": late})
+        waiting = [asdict(partition) for partition in waiting_partitions(runtime)]
+        operators = [_facts(time) for time in operator_times(runtime)]
+        return self.json({"operators": operators, "late": late, "waiting": waiting})
 
 
 def _facts(time: OperatorTime) -> dict[str, object]:

@@ -36,7 +36,8 @@ def time(context: click.Context, as_json: bool, bootstrap_server: str | None, op
 
     For each table of windows or timers and partition: the watermark, which source partitions it waits for and since
     when, how many windows or timers are open, and at which watermark the next one closes or fires. Below it, how many
-    records were late since the workers have started. Workers are asked at their web ports.
+    records were late since the workers have started, and which source partitions wait because they are far ahead of
+    others. Workers are asked at their web ports.
 
     \b
     Examples:
@@ -62,13 +63,17 @@ def time(context: click.Context, as_json: bool, bootstrap_server: str | None, op
     late = Counter[tuple[str, str]]()
     for each in [each for answer in answers for each in answer["late"]]:
         late[each["operator"], each["reason"]] += each["records"]
+    waiting = [each for answer in answers for each in answer.get("waiting", ())]
+    waiting.sort(key=lambda each: each["partition"])
     if as_json:
         for row in rows:
             write_json(row)
         for (operator, reason), records in sorted(late.items()):
             write_json({"operator": operator, "reason": reason, "records": records})
+        for partition in waiting:
+            write_json(partition)
     else:
-        _show(rows, late)
+        _show(rows, late, waiting)
 
 
 async def _ask_workers(runtime: Runtime) -> tuple[list[Facts], list[str]]:
@@ -104,7 +109,7 @@ async def _ask(client: WorkerClient, worker: Announcement) -> Facts | str:
     return json.loads(answer.body) if answer.status == 200 else f"{worker.url} answers with {answer.status}"
 
 
-def _show(rows: list[Facts], late: Counter[tuple[str, str]]) -> None:
+def _show(rows: list[Facts], late: Counter[tuple[str, str]], waiting: list[Facts]) -> None:
     from rich.table import Table as Grid
 
     columns = "operator", "partition", "watermark", "held back by", "for", "open", "next"
@@ -126,6 +131,14 @@ def _show(rows: list[Facts], late: Counter[tuple[str, str]]) -> None:
     out.print(grid)
     for (operator, reason), records in sorted(late.items()):
         out.print(f"{operator}: {counted(records, f'{reason} record')}")
+    for partition in waiting:
+        at, by = (listed([TopicPartition(*partition[name])]) for name in ("partition", "waits_for"))
+        ahead_ms, since_ms = partition["ahead_ms"], partition["since_ms"]
+        ahead = "which has no time yet" if ahead_ms is None else f"{format_duration_ms(ahead_ms)} behind it"
+        since = format_duration_ms(max(0, now_ms - since_ms))
+        out.print(
+            f"{at} waits for {by}, {ahead}: for {since}, with {counted(partition['records'], 'record')}", soft_wrap=True
+        )
 
 
 def _moment(time_ms: int | str | None, otherwise: str) -> str:

@@ -67,7 +67,7 @@ def test_the_view_and_the_metrics_have_the_timers_of_agents() -> None:
     with World(make) as world:
         for user, at_s in (("ann", 1), ("bob", 2), ("cid", 9)):
             world.send("sales", sale(user, at_s))
-        ((row,), late) = world.get("/time/").json.values()
+        ((row,), late, waiting) = world.get("/time/").json.values()
         assert row == {
             "operator": "watch-timers",
             "partition": 0,
@@ -77,7 +77,7 @@ def test_the_view_and_the_metrics_have_the_timers_of_agents() -> None:
             "open": 1,
             "next_ms": 14_000,
         }
-        assert late == []
+        assert late == waiting == []
         metrics = world.get("/metrics").text
         assert 'anabranch_timers{operator="watch-timers"} 1.0' in metrics
         assert 'anabranch_fired_timers_total{agent="watch"} 2.0' in metrics
@@ -95,8 +95,12 @@ async def test_the_command_asks_the_workers_at_their_web_ports(lab, free_port, c
     assert failures == []
     ((row,),) = [answer["operators"] for answer in answers]
     assert (row["operator"], row["watermark_ms"], row["open"], row["next_ms"]) == (OPERATOR, 2_000, 1, 10_000)
-    command._show([row], Counter({(OPERATOR, "late"): 2}))
+    waiting = {"partition": ["sales", 1], "waits_for": ["sales", 3], "ahead_ms": 7_800_000, "since_ms": 0, "records": 5}
+    command._show([row], Counter({(OPERATOR, "late"): 2}), [waiting, waiting | {"ahead_ms": None, "records": 1}])
     shown = capsys.readouterr().out
     assert "1970-01-01T00:00:02Z" in shown
     assert f"{topic}[0]" in shown
     assert "by-user: 2 late records" in shown
+    assert "sales[1] waits for sales[3], 2.2 h behind it: for " in shown
+    assert "with 5 records" in shown
+    assert "sales[1] waits for sales[3], which has no time yet: for " in shown
