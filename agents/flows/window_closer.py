@@ -32,6 +32,9 @@ __all__ = ["Listeners", "Passage", "Send", "WindowCloser", "timestamp_of", "time
 _CHUNK = 20_000
 """Windows that are closed before the worker does something else: commits, or processes records of other agents."""
 
+# How long windows are closed before that at most, in seconds: a program's functions may take their time.
+_CHUNK_S = 0.1
+
 # Windows that are closed before the worker looks whether the epoch is full.
 _PORTION = 100
 
@@ -98,6 +101,7 @@ class WindowCloser:
         self._woke: set[PartitionQueue] = set()
         self._idle: set[PartitionQueue] = set()
         self._left = _CHUNK  # windows that may still be sent in the running call of `close`
+        self._until_s = 0.0  # when that call ends in any case
         self._next_updates_s, self._more_updates = self._first_updates_s(), False
 
     def _first_updates_s(self) -> float:
@@ -149,7 +153,7 @@ class WindowCloser:
             self._held |= {partition: -1 for partition in queue.partitions.values() if partition not in self._seen}
         if queue.isolating and batch.messages:
             stream.context.savepoint(stream)  # what the record does is kept, whatever becomes of windows behind it
-        self._left = _CHUNK
+        self._left, self._until_s = _CHUNK, clock.now_s() + _CHUNK_S
         for partition in list(self._held):
             self._seen.add(partition)
             if batch.messages and partition.at != batch.at and (stream.context.epoch.full or not self._left):
@@ -223,6 +227,11 @@ class WindowCloser:
                     stream.context.epoch.want_rollback()
                 raise
         stream.message = message
+        self._look_at_clock()
+
+    def _look_at_clock(self) -> None:
+        if clock.now_s() >= self._until_s:
+            self._left = 0
 
     def _firing(
         self, sends: Sequence[Send], at: TopicPartition, row: WindowKey, value: Any, time_ms: int
@@ -253,7 +262,10 @@ class WindowCloser:
             return True
         while self._left and not epoch.full:
             rows = state.open.take_due(watermark_ms, min(self._left, _PORTION))
-            await self._send(self._finals, at, rows, END_MS)
+            if rows:
+                await self._send(self._finals, at, rows, END_MS)
+            elif state.open.has_due(watermark_ms):
+                self._look_at_clock()  # they are being sorted
             if not state.open.has_due(watermark_ms):
                 state.open.close_due(watermark_ms)
                 return True

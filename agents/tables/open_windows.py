@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Sequence
-from heapq import heappop, heappush
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from heapq import heappop, heappush, merge
 from itertools import islice
-from operator import itemgetter
 from typing import Any
 
 from ..event_time.channel import END_MS, NEVER_MS
@@ -18,6 +17,10 @@ WindowKey = tuple[Any, int, int]
 
 Place = tuple[int, bytes]
 """A window in the order in which windows close: when it is complete, then the bytes of its key."""
+
+
+_SORTED = 20_000
+"""Windows that one call of `take_due` puts into the order in which they close: of a million it takes seconds."""
 
 
 class OpenWindows:
@@ -39,10 +42,13 @@ class OpenWindows:
         "_by_key",
         "_closing",
         "_closing_at",
+        "_closing_left",
         "_expected_ms",
         "_heap",
         "_keep",
         "_open",
+        "_sorted",
+        "_unsorted",
         "_windows",
         "after",
         "changed",
@@ -61,8 +67,11 @@ class OpenWindows:
         self._open: dict[int, set[WindowKey]] = {}
         self._heap: list[int] = []
         self._by_key: dict[Any, set[WindowKey]] = {}  # of sessions
-        self._closing: list[tuple[bytes, WindowKey]] = []
-        self._closing_at = 0
+        # Those that are being closed: first they are sorted, in parts, then these are merged.
+        self._closing_at = self._closing_left = 0
+        self._unsorted: Iterator[WindowKey] | None = None
+        self._sorted: list[list[tuple[bytes, WindowKey]]] = []
+        self._closing: Iterator[tuple[bytes, WindowKey]] = iter(())
         self._expected_ms = END_MS
 
     def add(self, key: WindowKey) -> None:
@@ -122,42 +131,56 @@ class OpenWindows:
         return sorted(self._by_key.get(key, ()), key=lambda session: session[1])
 
     def __len__(self) -> int:
-        return sum(map(len, self._open.values())) + len(self._closing)
+        return sum(map(len, self._open.values())) + self._closing_left
 
     @property
     def next_ms(self) -> int | None:
         """When the next window is complete: once the watermark is beyond this; None if no window is open."""
-        if self._closing:
+        if self._closing_left:
             return self._closing_at
         return min((at for at, keys in self._open.items() if keys), default=None)
 
-    def next_due(self, watermark_ms: int) -> WindowKey | None:
-        """Return the next window that is complete, in the order of its completion and then of its key's bytes, and note
-        it as closed. None if there is no more."""
-        found = self.take_due(watermark_ms, 1)
-        return found[0] if found else None
-
     def take_due(self, watermark_ms: int, most: int) -> list[WindowKey]:
-        """Return the next windows that are complete, as `next_due` does, and note them as closed; none if there are no
-        more. Only then `closed_ms` moves on: windows expire by it, and those that are returned must be readable."""
+        """Return the next windows that are complete, and note them as closed.
+
+        Their order is that of their completion, and then of their keys' bytes.
+
+        Returns:
+            None of them if there are no more, or, while `has_due`, if their order is not known yet: that of many
+            windows takes several calls, between which a worker can do something else.
+        """
         taken: list[WindowKey] = []
         while len(taken) < most:
-            if self._closing:
-                part = self._closing[len(taken) - most :]
-                del self._closing[len(taken) - most :]
-                taken.extend(key for _, key in reversed(part))
+            if self._unsorted is not None:
+                if not self._sort_some(self._unsorted):
+                    return taken
+            elif self._closing_left:
+                part = list(islice(self._closing, most - len(taken)))
+                self._closing_left -= len(part)
+                taken.extend(key for _, key in part)
                 if self.changed:
                     for _, key in part:
                         self.changed.pop(key, None)
-                self.after = self._closing_at, part[0][0]
+                self.after = self._closing_at, part[-1][0]
             elif self.has_due(watermark_ms):
                 keys = self._begin()
-                self._closing = sorted(zip(self._keep(keys), keys, strict=True), key=itemgetter(0), reverse=True)
+                self._unsorted, self._sorted, self._closing_left = iter(keys), [], len(keys)
             else:
                 break
+        # Only with the next call: windows expire by `closed_ms`, and those that are returned must be readable.
         if not taken:
             self.closed_ms, self.after = watermark_ms, None
         return taken
+
+    def _sort_some(self, unsorted: Iterator[WindowKey]) -> bool:
+        """Sort the next windows that are being closed; return whether all of them are sorted."""
+        keys = list(islice(unsorted, _SORTED))
+        if keys:
+            self._sorted.append(sorted(zip(self._keep(keys), keys, strict=True)))  # no two have the same bytes
+        if len(keys) == _SORTED:
+            return False
+        self._unsorted, self._closing, self._sorted = None, merge(*self._sorted), []
+        return True
 
     def take_changed(self, most: int) -> list[WindowKey]:
         """Return some open windows that have changed, those first that changed first, and forget that they have; with
@@ -172,7 +195,7 @@ class OpenWindows:
 
     def close_due(self, watermark_ms: int) -> None:
         """Note all windows that are complete as closed."""
-        self._closing = []
+        self._unsorted, self._sorted, self._closing, self._closing_left = None, [], iter(()), 0
         while self.has_due(watermark_ms):
             self._begin()
         self.closed_ms, self.after = watermark_ms, None
@@ -188,8 +211,8 @@ class OpenWindows:
         return keys
 
     def has_due(self, watermark_ms: int) -> bool:
-        """Return whether `next_due` may return a window."""
-        return bool(self._closing) or (bool(self._heap) and self._heap[0] < watermark_ms)
+        """Return whether `take_due` returns a window, now or after some calls."""
+        return self._closing_left > 0 or (bool(self._heap) and self._heap[0] < watermark_ms)
 
     def is_closed(self, key: WindowKey, kept: bytes) -> bool:
         """Return whether a window is closed, by its key and the key's bytes."""

@@ -446,6 +446,28 @@ def test_many_windows_close_in_several_epochs_and_each_once() -> None:
         assert len(epochs) > 60 / 8
 
 
+def test_while_many_windows_close_the_engine_s_loop_has_its_turns() -> None:
+    turns, seen = list[str](), list[int]()
+
+    def declare(app: anabranch.App) -> Any:
+        def report(key: Any, value: Any) -> None:
+            del key, value
+            if not seen:
+                asyncio.get_running_loop().call_soon(turns.append, "a commit might be due")
+            seen.append(len(turns))
+
+        return app.Table("by-page", default=int, on_window_close=report).tumbling(10, 10).relative_to_field(View.at)
+
+    app, _ = app_with(declare, add)
+    with World(app) as world:
+        for page in range(600):
+            world.send("views", {"page": f"p{page}", "at": 1}, key="k")
+        for at in (30, 31):
+            world.send("views", {"page": "p0", "at": at}, key="k")
+        world.settle()
+    assert (len(seen), seen[0], seen[-1]) == (600, 0, 1)
+
+
 @pytest.mark.parametrize("policy", ["dead_letter", "retry"])
 def test_a_record_that_fails_closes_windows_once(policy: Any) -> None:
     def work(views: Any, view: Any, made: dict[str, Any]) -> None:

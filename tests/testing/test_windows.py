@@ -16,6 +16,7 @@ from anabranch.agents.event_time.windows import Windows
 from anabranch.agents.flows import window_closer, window_columns
 from anabranch.agents.flows.window_closer import WindowCloser
 from anabranch.agents.runtime import runtime_of
+from anabranch.agents.tables import open_windows
 from anabranch.replay.testing.simulation import Simulation
 from anabranch.replay.testing.topic_content import TopicContent
 from anabranch.topics.errors import Stop, Usage
@@ -165,6 +166,53 @@ def test_windows_that_close_in_chunks_with_faults_between_them_close_once(
     )
     assert simulation.same_as_without_faults().worlds == seeds
     assert small_chunks.count(2) > 10 * seeds
+
+
+@pytest.fixture
+def slow_closing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lets each portion of three windows, and each step of sorting them, take as long as a chunk may take."""
+    monkeypatch.setattr(window_closer, "_CHUNK_S", 0.0)
+    monkeypatch.setattr(window_closer, "_PORTION", 3)
+    monkeypatch.setattr(open_windows, "_SORTED", 4)
+
+
+@by_key_or_not
+def test_windows_that_take_long_to_close_do_so_in_several_steps(
+    by_key: bool, slow_closing: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps: list[int] = []
+    close, send = WindowCloser.close, WindowCloser._send  # pyright: ignore[reportPrivateUsage]
+
+    async def counted(closer: WindowCloser, batch: Any) -> None:
+        steps.append(0)
+        await close(closer, batch)
+
+    async def sent(closer: WindowCloser, sends: Any, at: Any, rows: Any, time_ms: int) -> None:
+        steps[-1] += len(rows)
+        await send(closer, sends, at, rows, time_ms)
+
+    monkeypatch.setattr(WindowCloser, "close", counted)
+    monkeypatch.setattr(WindowCloser, "_send", sent)
+    with World(lambda: windows_of_sales(Tumbling("10s"), by_key=by_key)) as world:
+        users = [f"u{number:02}" for number in range(30)]
+        for user in users:
+            world.send("sales", {"user": user, "at": 1}, key=user)
+        send_sales(world, 12)
+        assert [window["key"] for window in world.topic("finals").values] == users
+    assert (sum(steps), max(steps)) == (30, 3)
+
+
+@pytest.mark.parametrize(("kind", "by_key", "seeds"), [("hopping", True, 4), ("sessions", False, 3)])
+def test_windows_that_take_long_to_close_with_faults_meanwhile_close_once(
+    kind: str, by_key: bool, seeds: int, slow_closing: None
+) -> None:
+    simulation = Simulation(
+        lambda: app_of(kind, by_key=by_key),
+        inputs=inputs(sales(), by_key=by_key),
+        seeds=seeds,
+        faults="kill,abort,lost-answer,rebalance",
+    )
+    assert simulation.same_as_without_faults().worlds == seeds
 
 
 @by_key_or_not

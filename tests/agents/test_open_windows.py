@@ -1,0 +1,40 @@
+"""The order in which windows close, when it is found out in several steps."""
+
+from __future__ import annotations
+
+from itertools import chain
+from typing import Any
+
+import pytest
+from anabranch import Sessions, Tumbling
+from anabranch.agents.event_time.windows import Windows
+from anabranch.agents.tables import open_windows
+from anabranch.agents.tables.open_windows import OpenWindows
+from anabranch.agents.tables.window_key import window_key_codec
+from hypothesis import given
+from hypothesis import strategies as st
+
+KEYS = window_key_codec()
+WINDOWS = st.sets(st.tuples(st.text("ab", max_size=6), st.integers(-2, 3)), max_size=30)
+
+
+@given(WINDOWS, st.sampled_from([Tumbling("10s"), Sessions("5s")]), st.integers(1, 7), st.integers(1, 5))
+def test_windows_close_in_the_order_of_their_ends_and_keys_however_many_are_sorted_at_once(
+    some: set[tuple[str, int]], kind: Windows, step: int, most: int
+) -> None:
+    windows = OpenWindows(kind, KEYS.keep_all)
+    rows = [(key, number * 10_000 - 10_000, number * 10_000) for key, number in some]
+    for row in rows:
+        windows.add(row)
+    portions: list[Any] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(open_windows, "_SORTED", step)
+        while windows.has_due(100_000):
+            assert len(windows) == len(rows) - sum(map(len, portions))
+            assert windows.closed_ms < 100_000
+            portions.append(windows.take_due(100_000, most))
+        assert windows.take_due(100_000, most) == []
+    taken = list(chain.from_iterable(portions))
+    assert taken == sorted(rows, key=lambda row: (row[2], KEYS.encode(row)))
+    assert max(map(len, portions), default=0) <= most
+    assert (windows.closed_ms, windows.after, len(windows)) == (100_000, None, 0)
