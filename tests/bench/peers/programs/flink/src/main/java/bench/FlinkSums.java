@@ -9,6 +9,7 @@ import java.nio.file.Path;
 import java.nio.file.StandardCopyOption;
 import java.time.Duration;
 import java.util.HashMap;
+import java.util.List;
 import java.util.Map;
 import java.util.Properties;
 import java.util.concurrent.atomic.AtomicLong;
@@ -20,7 +21,6 @@ import org.apache.flink.api.common.typeinfo.TypeHint;
 import org.apache.flink.api.common.typeinfo.TypeInformation;
 import org.apache.flink.api.common.typeinfo.Types;
 import org.apache.flink.api.connector.sink2.Sink;
-import org.apache.flink.api.common.functions.OpenContext;
 import org.apache.flink.api.java.tuple.Tuple2;
 import org.apache.flink.configuration.Configuration;
 import org.apache.flink.connector.base.DeliveryGuarantee;
@@ -29,13 +29,18 @@ import org.apache.flink.connector.kafka.sink.KafkaSink;
 import org.apache.flink.connector.kafka.source.KafkaSource;
 import org.apache.flink.connector.kafka.source.enumerator.initializer.OffsetsInitializer;
 import org.apache.flink.connector.kafka.source.reader.deserializer.KafkaRecordDeserializationSchema;
+import org.apache.flink.runtime.state.KeyedStateBackend;
+import org.apache.flink.runtime.state.VoidNamespace;
 import org.apache.flink.streaming.api.datastream.DataStream;
 import org.apache.flink.streaming.api.datastream.KeyedStream;
 import org.apache.flink.streaming.api.environment.StreamExecutionEnvironment;
-import org.apache.flink.streaming.api.functions.KeyedProcessFunction;
 import org.apache.flink.streaming.api.functions.windowing.ProcessWindowFunction;
+import org.apache.flink.streaming.api.operators.AbstractStreamOperator;
+import org.apache.flink.streaming.api.operators.BoundedOneInput;
+import org.apache.flink.streaming.api.operators.OneInputStreamOperator;
 import org.apache.flink.streaming.api.windowing.assigners.TumblingEventTimeWindows;
 import org.apache.flink.streaming.api.windowing.windows.TimeWindow;
+import org.apache.flink.streaming.runtime.streamrecord.StreamRecord;
 import org.apache.flink.util.Collector;
 import org.apache.kafka.clients.consumer.ConsumerRecord;
 import org.apache.kafka.clients.producer.ProducerRecord;
@@ -53,6 +58,8 @@ import org.apache.kafka.clients.producer.ProducerRecord;
 public final class FlinkSums {
     public record Order(String user, long amount, long at) {}
 
+    private static final TypeInformation<Tuple2<String, Long>> SUM =
+            TypeInformation.of(new TypeHint<Tuple2<String, Long>>() {});
     private static final AtomicLong firstAt = new AtomicLong();
 
     public static void main(String[] arguments) throws Exception {
@@ -95,7 +102,7 @@ public final class FlinkSums {
         KeyedStream<Tuple2<String, Long>, String> byUser =
                 job.fromSource(source, times, "orders").keyBy(order -> order.f0, Types.STRING);
         DataStream<Tuple2<String, Long>> sums = windows == null
-                ? byUser.process(new ByKey())
+                ? byUser.transform("sum", SUM, new ByKey())
                 : byUser.window(TumblingEventTimeWindows.of(Duration.ofMillis(Long.parseLong(windows))))
                         .aggregate(new Sum(), new WithStart());
         sums.sinkTo(sink(brokers, to, sink));
@@ -134,32 +141,36 @@ public final class FlinkSums {
 
         @Override
         public TypeInformation<Tuple2<String, Long>> getProducedType() {
-            return TypeInformation.of(new TypeHint<Tuple2<String, Long>>() {});
+            return SUM;
         }
     }
 
-    /** The sum of a key goes on at the end of the input, when the watermark passes all timers. */
-    private static final class ByKey extends KeyedProcessFunction<String, Tuple2<String, Long>, Tuple2<String, Long>> {
+    /** Keeps a sum for each key, and hands them on at the end of the input. */
+    private static final class ByKey extends AbstractStreamOperator<Tuple2<String, Long>>
+            implements OneInputStreamOperator<Tuple2<String, Long>, Tuple2<String, Long>>, BoundedOneInput {
         private transient ValueState<Long> total;
 
         @Override
-        public void open(OpenContext context) {
+        public void open() throws Exception {
+            super.open();
             total = getRuntimeContext().getState(new ValueStateDescriptor<>("total", Types.LONG));
         }
 
         @Override
-        public void processElement(Tuple2<String, Long> order, Context context, Collector<Tuple2<String, Long>> out)
-                throws IOException {
+        public void processElement(StreamRecord<Tuple2<String, Long>> record) throws IOException {
             Long before = total.value();
-            if (before == null) {
-                context.timerService().registerEventTimeTimer(Long.MAX_VALUE);
-            }
-            total.update(before == null ? order.f1 : before + order.f1);
+            long amount = record.getValue().f1;
+            total.update(before == null ? amount : before + amount);
         }
 
         @Override
-        public void onTimer(long at, OnTimerContext context, Collector<Tuple2<String, Long>> out) throws IOException {
-            out.collect(Tuple2.of(context.getCurrentKey(), total.value()));
+        public void endInput() throws IOException {
+            KeyedStateBackend<String> state = getKeyedStateBackend();
+            List<String> users = state.getKeys("total", VoidNamespace.INSTANCE).toList();
+            for (String user : users) {
+                setCurrentKey(user);
+                output.collect(new StreamRecord<>(Tuple2.of(user, total.value())));
+            }
         }
     }
 
