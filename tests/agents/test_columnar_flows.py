@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import msgspec
@@ -20,7 +21,7 @@ from anabranch.topics.serde import codec
 from hypothesis import event, given, settings
 from hypothesis import strategies as st
 
-EXAMPLES = 300
+EXAMPLES = int(os.environ.get("ANABRANCH_FUZZ_EXAMPLES", "100"))  # `make faults` gives more
 
 # Batches -------------------------------------------------------------------------------------------------------------
 
