@@ -25,7 +25,7 @@ def read_time_rows(
     """Return partition of a changelog -> its time row, where it has one (blocking).
 
     Args:
-        changelogs: those that do not exist, or are of other tables, have no rows.
+        changelogs: those that do not exist, or are of other tables, also with a time-to-live, have no rows.
     """
     admin = admin or Admin(cluster)
     counts = admin.partitions(changelogs)
@@ -50,11 +50,10 @@ def _read(
     for run in read_to_end(cluster, begins, {at: ends[at] for at in begins}):
         for message in run.messages:
             key, value = message.key(), message.value()
-            if key == STREAM_TIME:
-                if value is not None:
-                    rows[run.at] = value
+            if key == STREAM_TIME and value is not None and value.startswith(b"{"):
+                rows[run.at] = value
             elif key is not None and not _is_window(key):
-                others.add(run.at)
+                others.add(run.at)  # with a time-to-live, the stream time is a number, not an object in JSON
     return others
 
 

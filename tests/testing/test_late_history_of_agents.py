@@ -172,6 +172,24 @@ def test_a_time_row_is_found_however_long_ago_it_was_written(monkeypatch: pytest
         assert sorted(at.partition for at in rows) == [0, 1]
 
 
+def test_tables_with_a_time_to_live_keep_another_time_which_makes_no_record_late(tmp_path: Path) -> None:
+    def make() -> anabranch.App:
+        app = anabranch.App("shop", topic_partitions=2)
+        seen = app.Table("seen", default=int, ttl=3600)
+
+        @app.agent(app.topic("sales", value_type=Sale, partitions=2), name="count")
+        async def count(stream: Any) -> None:
+            async for sale in stream:
+                seen[sale.user] += 1
+
+        return app
+
+    with World(make, start=START) as world:
+        sell(world, 1, 60)
+        for number, app in enumerate((None, make(), anabranch.App("other"))):
+            assert replay(world, tmp_path / f"{number}.jsonl", 1, app=app, time="at").sent == 1
+
+
 def test_a_run_into_live_topics_is_not_refused_for_their_sake() -> None:
     refuse_windows(app_of(), ["sales"], into_live=True)
 
