@@ -264,7 +264,7 @@ def count_late_letters(
     admin = admin or Admin(cluster)
     for letter in letters:
         origin = letter.origin
-        if origin is None or letter.reason == "window":
+        if origin is None or letter.is_of_window:
             continue
         read = topic or origin.topic
         if read not in readers:

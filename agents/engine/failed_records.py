@@ -141,7 +141,8 @@ class Failures:
     def _retry_topic(self, stream: RecordFeed, message: Any, topic: str) -> str | None:
         """Return the topic to which a dead letter is re-published; None if it is of a window that cannot return."""
         if not isinstance(message, FiringRecord):
-            return self._retries.of(stream.name, topic)
+            own = message.topic()
+            return own if self._retries.is_of_fired(stream.name, own) else self._retries.of(stream.name, topic)
         if message.window is not None and not message.window.returns:
             return None
         return self._retries.of_fired(stream.name, message.kind)

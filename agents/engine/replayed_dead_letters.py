@@ -63,6 +63,10 @@ class RetryTopics:
         """Return the retry topic of what an agent fires of a kind, such as its timers."""
         return retry_topic(self._host.conf.id, f"{agent}-{kind}")
 
+    def is_of_fired(self, agent: str, topic: str) -> bool:
+        """Return whether the records of a topic are what an agent has fired; read as records, they would be wrong."""
+        return topic in (self.of_fired(agent, kind) for kind in ("timers", "windows"))
+
     def possible(self) -> dict[str, tuple[str, str]]:
         """Return all retry topics that the app reads if they exist, in the form of `read`."""
         found: dict[str, tuple[str, str]] = {}

@@ -99,6 +99,12 @@ class DeadLetterRecord:
         return Origin(topic, partition, self._number("offset") or 0, self._number("row"))
 
     @property
+    def is_of_window(self) -> bool:
+        """True if it holds a window, which is no record: one that failed, or that could not be told again."""
+        app, agent = self.facts.get("app", ""), self.facts.get("agent", "")
+        return self.reason == "window" or self.facts.get("retry-topic") == retry_topic(app, f"{agent}-windows")
+
+    @property
     def record_ms(self) -> int:
         """The timestamp of the record that failed; that of the dead letter differs if its topic did not accept it."""
         text = self.facts.get("timestamp-ms", "")

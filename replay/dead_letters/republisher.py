@@ -238,11 +238,11 @@ class Republisher:
 
     def _stays(self, letter: DeadLetterRecord) -> bool:
         """Return whether a dead letter cannot be re-published."""
-        return letter.origin is None or (letter.reason == "window" and self._to is not None)
+        return letter.origin is None or (letter.is_of_window and self._to is not None)
 
     def _with(self, report: Republication, letter: DeadLetterRecord, *, before: bool) -> Republication:
         if self._stays(letter):
-            if letter.reason == "window":
+            if letter.is_of_window:
                 return replace(report, windows=report.windows + 1)
             return replace(report, without_record=report.without_record + 1)
         if before:

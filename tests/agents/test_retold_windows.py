@@ -30,7 +30,7 @@ class Seen(faust.Record):
 FAILS: set[int] = set()
 
 
-def app_of(how: str = "plain", *, commit_beside: bool = False) -> anabranch.App:
+def app_of(how: str = "plain", *, commit_beside: bool = False, table_name: str = "by-page") -> anabranch.App:
     """Windows of 10 s that are told with their count; those that begin at one of `FAILS` fail at it."""
     app = anabranch.App("w", topic_partitions=2, settings=EngineSettings(commit_beside=commit_beside))
     views = app.topic("views", value_type=View, idle_after=None, partitions=2)
@@ -44,7 +44,7 @@ def app_of(how: str = "plain", *, commit_beside: bool = False) -> anabranch.App:
             raise ValueError("no such printer")
 
     options: dict[str, Any] = {"value_type": Seen} if how == "record" else {"default": int}
-    table = app.Table("by-page", on_window_close=report, **options)
+    table = app.Table(table_name, on_window_close=report, **options)
     by_page = table.tumbling(10, expires=10).relative_to_field(View.at)
 
     @app.agent(views, name="count")
@@ -126,6 +126,20 @@ def test_a_window_that_fails_again_has_a_new_dead_letter_and_leaves_nothing(fail
         assert replay(world).sent == 1
         assert [value for value in world.topic("out").values if value[1] == 10] == [["a", 10, 1]]
         assert world.table("told")["a"] == sum(value[2] for value in world.topic("out").values)
+
+
+def test_a_window_that_the_program_does_not_know_waits_for_one_that_does(fails: set[int]) -> None:
+    names = ["by-page"]
+    with World(lambda: app_of(table_name=names[0])) as world:
+        send(world, 1, 11, 31, 32, partitions=(0,))
+        fails.clear()
+        names[0] = "renamed"
+        assert replay(world).to == {"w-count-windows-retry": 1}
+        assert [letter.reason for letter in world.dead_letters("views")] == ["window", "decode"]
+        names[0] = "by-page"
+        assert replay(world).to == {"w-count-windows-retry": 1}, "the agent must not take it for a record"
+        assert len(world.dead_letters("views")) == 2
+        assert [value for value in world.topic("out").values if value[1] == 10] == [["a", 10, 1]]
 
 
 def test_a_worker_that_is_killed_at_any_moment_tells_a_window_once(fails: set[int]) -> None:
