@@ -191,7 +191,8 @@ class AgentWindows(WindowWriter):
             return pane
         if table.name not in record.late_for:
             record.late_for.add(table.name)
-            late = LateRecords(table.name, table.spec.windows, f"{first_topic(stream)}{LATE_SUFFIX}")
+            topic = name[1] if cast(Any, stream)._prev is None else first_topic(stream)
+            late = LateRecords(table.name, table.spec.windows, f"{topic}{LATE_SUFFIX}")
             if own_ms > horizon_ms:
                 late.send(stream, record.message, pane, own_ms, "late")
             else:

@@ -53,9 +53,10 @@ def times_of(tables: Iterable[AgentWindowTable[Any]]) -> dict[RelativeTime, str]
 
 def is_behind_source(stream: Stream) -> bool:
     """Return whether a stream reads what `group_by` has made of a source topic, so that it hears of its times."""
-    before, name = cast(Any, stream)._prev, stream.topic.get_topic_name()
-    own = is_repartition_topic_of(runtime_of(stream.app).conf.id, name)
-    return own and before is not None and before._prev is None
+    before = cast(Any, stream)._prev
+    if before is None or before._prev is not None:
+        return False
+    return is_repartition_topic_of(runtime_of(stream.app).conf.id, stream.topic.get_topic_name())
 
 
 def time_before(message: Message, name: str) -> int:
@@ -156,7 +157,7 @@ class ForwardedTime:
 
     def _channels(self, at: TopicPartition) -> dict[str, Channel]:
         if at.topic not in self._names:
-            at = at._replace(topic=self._stream.topic.get_topic_name())  # a retry topic
+            at = at._replace(topic=self._stream.context.retries.read[at.topic][1])  # a retry topic
         known = self._stream.queue.at(at).channel_state
         states = cast("dict[str, Any]", known.get("times", {})) if isinstance(known, dict) else {}
         return {name: Channel(self._max_jump_ms, states.get(name)) for name in self._times.values()}

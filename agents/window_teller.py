@@ -175,7 +175,7 @@ def _retold(message: Message, tables: Iterable[AgentWindowTable[Any]]) -> _Retol
 
 
 def first_topic(stream: Stream) -> str:
-    """Return the topic whose records a stream gets, behind `group_by` and `through`."""
+    """Return the topic whose records a stream gets, behind `group_by` and `through`; of several the first."""
     while (before := cast(Any, stream)._prev) is not None:
         stream = cast("Stream", before)
-    return stream.topic.get_topic_name()
+    return stream.topic.topics[0]

@@ -207,3 +207,47 @@ async def test_running_workers_tell_it_again_without_a_restart(
         assert republisher.republish(DeadLetterFilter()).sent == 1
         await lab.until(lambda: len(drain(told)) == 2, "the window")
     assert [message.value() for message in drain(told)] == [b"[0,1]", b"[10,2]"]
+
+
+def test_an_agent_of_several_topics_has_windows_late_records_and_windows_that_are_told_again(fails: set[int]) -> None:
+    def make() -> anabranch.App:
+        app = anabranch.App("w", topic_partitions=1)
+        both = app.topic("visits", "views", value_type=View, idle_after=None, partitions=1)
+
+        async def report(key: Any, value: int) -> None:
+            if int(key[1][0]) in fails:
+                raise ValueError("no such printer")
+            await app.topic("out").send(value=[key[0], key[1][0], value])
+
+        table = app.Table("by-page", default=int, on_window_close=report).tumbling(10, expires=10)
+        by_page = table.relative_to_field(View.at)
+
+        @app.agent(both, name="count")
+        async def count(stream: Any) -> None:
+            async for view in stream:
+                if view.n < 0:
+                    raise ValueError("negative")
+                by_page[view.page] += view.n
+
+        return app
+
+    with World(make) as world:
+        for at in (1, 11, 12, 31, 3):
+            for topic in ("visits", "views"):
+                world.send(topic, {"page": "a", "at": at, "n": -1 if at == 12 else 1}, key="a")
+                world.settle()
+        assert world.topic("out").values == [["a", 0, 2]]
+        assert [[view["at"] for view in world.topic(f"{topic}.late").values] for topic in ("visits", "views")] == [
+            [3],
+            [3],
+        ]
+        fails.clear()
+        with world.environment.entered():
+            cluster = world.environment.kafka.cluster()
+            letters = [name for name in world.environment.kafka.topics if name.endswith(".dlq")]
+            sent = [Republisher(cluster, name).republish(DeadLetterFilter()) for name in letters]
+        assert sum(report.sent for report in sent) == 3, "a window, and two records"
+        world.worker().kill()
+        world.worker().start()
+        world.settle()
+        assert world.topic("out").values == [["a", 0, 2], ["a", 10, 2]]
