@@ -55,11 +55,15 @@ def to_event(app: Any, topic: Topic, message: Any, processed: object = ...) -> E
 
 
 def event_of_history(
-    app: Any, topic: Topic, *, key: bytes | None, value: bytes | None, headers: Any, timestamp_ms: int
+    app: Any, topic: Topic, *, name: str, key: bytes | None, value: bytes | None, headers: Any, timestamp_ms: int
 ) -> Event:
-    """Make Faust's event of a record that is not in the topic yet: it has no partition and no offset."""
+    """Make Faust's event of a record that is not in a topic yet: it has no partition and no offset.
+
+    Args:
+        name: the one of the topic's names that the record is meant for.
+    """
     raw = FaustMessage(
-        topic=topic.get_topic_name(),
+        topic=name,
         partition=-1,
         offset=-1,
         timestamp=timestamp_ms / 1000,

@@ -88,7 +88,9 @@ def table_readers(
             if found is None or not found.times_ms:
                 continue
             reader = LateReader(group, agent, f"table {name}", found.times_ms, everywhere=found.everywhere)
-            yield reader if app is None or table is None or declared is None else _knowing(reader, app, table, declared)
+            if app is not None and table is not None and declared is not None:
+                reader = _knowing(reader, app, table, declared, topic)
+            yield reader
 
 
 def _closing(app: App) -> list[AgentWindowTable[Any]]:
@@ -158,7 +160,7 @@ def _valid(times_ms: Mapping[int, int]) -> dict[int, int]:
 # Records ------------------------------------------------------------------------------------------------------------
 
 
-def _knowing(reader: LateReader, app: App, table: AgentWindowTable[Any], declared: Topic) -> LateReader:
+def _knowing(reader: LateReader, app: App, table: AgentWindowTable[Any], declared: Topic, name: str) -> LateReader:
     """Return a reader that knows the time of a record, and its windows."""
     windows, time = table.spec.windows, table.time
     of_topic = declared.timing.time
@@ -168,7 +170,7 @@ def _knowing(reader: LateReader, app: App, table: AgentWindowTable[Any], declare
         if record[1] is None and (time.kind != "stream" or of_topic.of is not None):
             return None
         try:
-            return time.of_record(_Record(app, declared, record, read))
+            return time.of_record(_Record(app, declared, name, record, read))
         except BadRecord:  # such a record goes to the failure policy, and moves no time
             return None
 
@@ -187,8 +189,10 @@ def _knowing(reader: LateReader, app: App, table: AgentWindowTable[Any], declare
 class _Record:
     """A record of a history, as windowed tables would see it: a `RecordAtHand`, and the message of it."""
 
-    def __init__(self, app: App, topic: Topic, record: SourceRecord, read: Callable[[Any, Any], int]) -> None:
-        self._app, self._topic, self._record, self._read = app, topic, record, read
+    def __init__(
+        self, app: App, topic: Topic, name: str, record: SourceRecord, read: Callable[[Any, Any], int]
+    ) -> None:
+        self._app, self._topic, self._name, self._record, self._read = app, topic, name, record, read
 
     @property
     def value(self) -> Any:
@@ -204,7 +208,13 @@ class _Record:
         key, value, _, headers, _ = self._record
         _, timestamp_ms = self.timestamp()
         return event_of_history(
-            self._app, self._topic, key=key, value=value, headers=headers, timestamp_ms=timestamp_ms
+            self._app,
+            self._topic,
+            name=self._name,
+            key=key,
+            value=value,
+            headers=headers,
+            timestamp_ms=timestamp_ms,
         )
 
     def timestamp(self) -> tuple[int, int]:

@@ -37,7 +37,8 @@ def app_of(how: str = "field", *, idle_after: str | None = None) -> anabranch.Ap
     """Count sales by user in windows of 10 s that wait for 5 s."""
     app = anabranch.App("shop", topic_partitions=2)
     time: dict[str, Any] = {} if how in ("field", "function") else {"time": "at", "time_unit": "s"}
-    sales = app.topic("sales", value_type=Sale, idle_after=idle_after, partitions=2, **time)
+    names = ("sales", "returns") if how == "function" else ("sales",)
+    sales = app.topic(*names, value_type=Sale, idle_after=idle_after, partitions=2, **time)
     windowed = app.Table("by-user", default=int).tumbling(10, expires=15)
     by_user: Any = {
         "field": lambda: windowed.relative_to_field(Sale.at),
