@@ -31,6 +31,7 @@ from .headers import without_control
 from .producer import Headers
 
 __all__ = [
+    "FIRED",
     "HEADROOM_BYTES",
     "LATE_SUFFIX",
     "OPERATOR_HEADER",
@@ -123,6 +124,9 @@ def retry_topic(app: str, agent: str, topic: str | None = None) -> str:
         legal = f"{legal[: _MAX_NAME - len(RETRY_SUFFIX) - len(digest) - 1]}-{digest}"
     return legal + RETRY_SUFFIX
 
+
+FIRED = ("timers", "windows")
+"""What agents fire between records: for each there is a retry topic of the agent, of `<agent>-<what>`."""
 
 OPERATOR_HEADER = f"{_PREFIX}operator"
 """The header of a dead letter, and of the record in a retry topic, with the table of a window."""

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from ...topics import threads
-from ...topics.dead_letter import Origin, read_retry, retry_topic
+from ...topics.dead_letter import FIRED, Origin, read_retry, retry_topic
 from ...topics.errors import AnabranchError
 from ...topics.headers import headers_of
 from ...topics.producer import Headers
@@ -65,7 +65,7 @@ class RetryTopics:
 
     def is_of_fired(self, agent: str, topic: str) -> bool:
         """Return whether the records of a topic are what an agent has fired; read as records, they would be wrong."""
-        return topic in (self.of_fired(agent, kind) for kind in ("timers", "windows"))
+        return topic in (self.of_fired(agent, kind) for kind in FIRED)
 
     def possible(self) -> dict[str, tuple[str, str]]:
         """Return all retry topics that the app reads if they exist, in the form of `read`."""
