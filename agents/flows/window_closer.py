@@ -175,8 +175,8 @@ class WindowCloser:
             stream.context.router.cut()
 
     def _pass_time_on(self, partition: PartitionQueue) -> None:
-        if not self._passages:
-            return
+        if not self._passages or partition.at.topic not in self._stream.topic.topics:
+            return  # a retry topic has no time of its own
         _, state = window_content(self._table)
         woke, idle = partition in self._woke, partition in self._idle
         self._woke.discard(partition)

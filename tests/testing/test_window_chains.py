@@ -12,6 +12,8 @@ import anabranch
 import pytest
 from anabranch import Count, Hopping, Max, Mean, Sessions, Sum, Tumbling, World
 from anabranch.agents.flows import window_closer
+from anabranch.replay.dead_letters.dead_letter_reader import DeadLetterFilter
+from anabranch.replay.dead_letters.republisher import Republisher
 from anabranch.replay.testing.simulation import Simulation
 from anabranch.replay.testing.topic_content import TopicContent, content_of
 from anabranch.topics.errors import Usage
@@ -428,6 +430,41 @@ def test_a_window_that_cannot_be_passed_on_is_a_dead_letter_and_the_others_count
             ("bad", 10_000),
             ("bad", 20_000),
         ]
+
+
+def test_a_retry_topic_is_no_partition_that_the_second_table_waits_for() -> None:
+    fails = {11}
+
+    def app() -> anabranch.App:
+        app = anabranch.App("chain", topic_partitions=2)
+        sales = app.topic("sales", time="at", time_unit="s", grace="1m", idle_after=None, partitions=2)
+
+        def checked(sale: dict[str, Any]) -> dict[str, Any]:
+            if sale["at"] in fails:
+                raise ValueError("not yet")
+            return sale
+
+        first = sales.map(checked).window(Tumbling("10s")).aggregate("first", n=Count())
+        first.final().key_by("end").aggregate("second", total=Sum("n")).final().to("told")
+        return app
+
+    def send(*times: int) -> None:
+        for at in times:
+            for partition in (0, 1):
+                world.send("sales", {"at": at}, key="ab"[partition], partition=partition)
+        world.settle()
+
+    with World(app) as world:
+        send(1, 11, 71)
+        fails.clear()
+        with world.environment.entered():
+            assert Republisher(world.environment.kafka.cluster(), "sales.dlq").republish(DeadLetterFilter()).sent == 2
+        world.worker().kill()  # it looks for retry topics when it starts
+        world.worker().start()
+        world.settle()
+        send(91, 151, 271)
+        told = {v["end"] // 1000: v["total"] for v in world.topic("told").values}
+        assert told == {10: 2, 20: 2, 80: 2, 100: 2, 160: 2}
 
 
 @pytest.mark.parametrize(
