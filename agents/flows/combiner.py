@@ -8,6 +8,8 @@ Invariants.
   later, except for values in the table that cannot be joined (another agent has written them).
 - Then the agent is switched to processing one record at a time, and the epoch is rolled back and reprocessed: one by
   one, nothing is pending, so exactly the records that fail go to the failure policy.
+- A function of the flow that reads the flow's own table has what is pending applied, in the middle of a batch that is
+  added to it. The epoch is then reprocessed in the same way, and later batches of the flow do not wait.
 """
 
 from __future__ import annotations
@@ -90,10 +92,12 @@ class Combiner:
 
     Attributes:
         columnar: whether columnar execution is possible: fields, expressions, Python's `sum`, `min`, `max`, aggregates.
+        reads_table: whether a function was found to read the table that the batches are reduced into.
     """
 
     def __init__(self, keying: Keying, how: Reducer, declared: object = None) -> None:
         self._keying, self.how, self._declared = keying, how, declared
+        self.reads_table = False
         self._steps = keying.steps
         self._key: What = None
         self._value: What = None
@@ -289,6 +293,7 @@ class PendingResults:
         self._pieces: list[Piece] = []
         self._size_bytes = 0
         self._states = States()
+        self._is_applied = False
 
     def add(self, piece: Piece) -> bool:
         """Keep one more piece; return False where it does not go with the others, or would be too much."""
@@ -302,10 +307,17 @@ class PendingResults:
 
     def add_rows(self, messages: Sequence[Message], values: Sequence[object]) -> bool:
         """Reduce records row by row; return False where they do not go with the others, or would be too much. Raises
-        whatever the flow's functions raise; then the epoch has to be rolled back."""
+        whatever the flow's functions raise; then the epoch has to be rolled back.
+
+        Raises:
+            PendingRefused: a function has read the table, and with it a part of these records; likewise.
+        """
         if self._pieces or len(self._states) > _MOST_PENDING_KEYS:
             return False
         self._combiner.by_row(messages, values, self._states)
+        if self._is_applied:
+            self._combiner.reads_table = True
+            raise PendingRefused("a function of the flow reads the flow's table")
         return True
 
     def apply_to(self, partition: OpenPartition) -> None:
@@ -317,6 +329,7 @@ class PendingResults:
         try:
             states = self._combiner.grouped(self._pieces) if self._pieces else self._states
             merge(partition, self._combiner.how, states)
+            self._is_applied = True
         except Stop:
             raise
         except Exception as exc:
@@ -370,7 +383,7 @@ def reduce_batch(stream: Stream, batch: QueuedBatch, combiner: Combiner, states:
 def reduce_into(stream: Stream, batch: QueuedBatch, combiner: Combiner, table: Table) -> None:
     """Reduce a batch into a table. Where possible, it waits for others of its epoch and partition; for errors see
     `reduce_batch`."""
-    if stream.queue.isolating or not table.defers:
+    if stream.queue.isolating or combiner.reads_table or not table.defers:
         states = reduce_batch(stream, batch, combiner)
         merge(table.opened_to_write(), combiner.how, states, isolating=stream.queue.isolating)
         return

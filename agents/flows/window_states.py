@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, cast
 from ...topics.errors import Stop
 from ...topics.keys import as_key
 from ..decoded_batches import record_batch
+from ..engine.epoch import PendingRefused
 from ..event_time.windows import Pane
 from ..tables.absent import ABSENT
 from ..tables.value_cache import IMMUTABLE, own_copy
@@ -39,7 +40,12 @@ _MOST_PENDING = 100_000
 
 
 def merge_panes(states: States, others: Mapping[Pane, dict[object, object]], how: Reducer) -> None:
-    """Merge partial results into the first ones, which may keep parts of the others."""
+    """Merge partial results into the first ones, which may keep parts of the others.
+
+    Raises:
+        PendingRefused: the first ones were pending, and the reducer has read the table, and with it a part of the
+            others. The epoch has to be rolled back.
+    """
     for pane, of_pane in others.items():
         known = states.get(pane)
         if known is None:
@@ -47,6 +53,8 @@ def merge_panes(states: States, others: Mapping[Pane, dict[object, object]], how
                 states[pane] = of_pane
         elif known is not of_pane:
             merge_states(known, of_pane, how.merge)
+            if pane not in states:
+                raise PendingRefused("a function of the flow reads the flow's table")
 
 
 class PendingWindows:

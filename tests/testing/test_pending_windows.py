@@ -118,6 +118,38 @@ def test_a_function_that_reads_the_table_sees_all_batches_before_and_none_counts
     assert len(applied) > 1
 
 
+@pytest.mark.parametrize("reads", ["map", "reduce"])
+@pytest.mark.parametrize("kind", ["windows", "windows-by-key", "no-windows"])
+def test_a_function_that_reads_the_table_in_the_middle_of_a_batch_loses_nothing(kind: str, reads: str) -> None:
+    def app() -> anabranch.App:
+        app = anabranch.App("pending", topic_partitions=1, settings=PATIENT)
+        tables: list[Any] = []
+
+        def price(sale: dict[str, Any]) -> int:
+            assert reads != "map" or len(tables[0]) <= 3
+            return sale["price"]
+
+        def add(a: int, b: int) -> int:
+            assert reads != "reduce" or len(tables[0]) <= 3
+            return a + b
+
+        sales = app.topic("sales", time="at", time_unit="s", grace=0, max_jump=None, idle_after=None, partitions=1)
+        flow = sales.key_by("user", price) if kind == "windows-by-key" else sales.map(price)
+        if kind == "no-windows":
+            tables.append(sales.map(price).reduce(add, "sums"))
+        else:
+            tables.append(flow.window(Tumbling("10s")).reduce(add, "sums").table)
+        return app
+
+    sales = [sale(number, 1) for number in range(12)]
+    totals = {row: value["total"] for row, value in counted(sales).items()}
+    for first in (6, 12):  # records of the first epoch
+        with World(app) as world:
+            send(world, sales[:first], batch=3)
+            send(world, sales[first:], batch=2)
+            assert world.table("sums") == ({row[0]: n for row, n in totals.items()} if kind == "no-windows" else totals)
+
+
 def test_no_more_is_pending_than_a_partition_may_have(applied: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(window_states, "_MOST_PENDING", 5)
 
