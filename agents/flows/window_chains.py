@@ -19,7 +19,8 @@ Invariants; see also `window_agents.py`.
 - Without `window`, closed windows are reduced together that have the same start and end. These close with the watermark
   that is passed on behind the last of them.
 - Idle source partitions bring time as far as the last table of the chain needs it (`WindowSpec.closed_at`). Only a
-  partition that is the source itself, without a repartition topic, tells the next table that it is idle.
+  partition that is the source itself, without a repartition topic, tells the next table that it is idle, and only when
+  its windows have closed: until then they are still to come, and it holds time back.
 """
 
 from __future__ import annotations

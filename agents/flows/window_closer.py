@@ -15,7 +15,7 @@ from ...topics.errors import Stop
 from ...topics.packed import Rows
 from ...topics.topic_partition import TopicPartition
 from ..engine.partition_queue import PartitionQueue, QueuedBatch
-from ..event_time.channel import END_MS
+from ..event_time.channel import END_MS, NEVER_MS, Channel
 from ..firings import ClosingWindow, fire
 from ..runtime import runtime_of
 from ..tables.absent import ABSENT
@@ -26,6 +26,7 @@ from .window_agents import LOOK_S
 if TYPE_CHECKING:
     from ..stream import Stream
     from ..tables.open_windows import WindowKey
+    from ..tables.window_content import WindowContent
 
 __all__ = ["Listeners", "Passage", "Send", "WindowCloser", "timestamp_of", "timestamp_within", "window_element"]
 
@@ -178,10 +179,18 @@ class WindowCloser:
         if not self._passages or partition.at.topic not in self._stream.topic.topics:
             return  # a retry topic has no time of its own
         _, state = window_content(self._table)
-        woke, idle = partition in self._woke, partition in self._idle
+        woke, idle = partition in self._woke, partition in self._idle and not self._closes_more(partition, state)
         self._woke.discard(partition)
         for passage in self._passages:
             passage.move(partition.at, state.watermark_ms, woke=woke, idle=idle)
+
+    def _closes_more(self, partition: PartitionQueue, state: WindowContent) -> bool:
+        """Return whether time closes more windows of an idle partition. It holds the other table back until then: these
+        windows are still to come."""
+        next_ms, rests_at_ms = state.open.next_ms, Channel(None, partition.channel_state).rests_at_ms
+        if next_ms is None or rests_at_ms in (None, NEVER_MS):
+            return False
+        return next_ms + self._table.spec.grace_ms < self._table.spec.closed_at(rests_at_ms)
 
     async def _send_updates(self) -> None:
         """Send open windows that have changed, if it is time; as many as a chunk and the epoch may hold."""

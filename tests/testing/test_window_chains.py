@@ -402,6 +402,29 @@ def test_a_partition_without_records_does_not_hold_a_chain_back_and_loses_nothin
             world.topic("visits.late")
 
 
+@pytest.mark.parametrize("by_key", [True, False], ids=["by-key", "in-place"])
+def test_the_last_windows_of_a_partition_count_although_it_is_idle_before_they_close(by_key: bool) -> None:
+    def app() -> anabranch.App:
+        app = anabranch.App("chain", topic_partitions=2)
+        sales = app.topic("sales", time="at", time_unit="s", grace="0s", idle_after="5s", partitions=2)
+        flow = sales.key_by("user") if by_key else sales.flow()
+        first = flow.window(Tumbling("20s")).aggregate("first", n=Count())
+        first.final().key_by("end").aggregate("second", total=Sum("n")).final().to("told")
+        return app
+
+    with World(app, start=START) as world:
+        for seconds in range(0, 60, 2):
+            for partition in (0, 1) if seconds <= 4 else (0,):
+                sale = {"at": START_MS // 1000 + 10 * seconds, "user": "ab"[partition]}
+                world.send("sales", sale, key="ab"[partition], partition=partition)
+            world.advance("2s")
+        world.advance("2m")
+        told = {v["end"] - START_MS: v["total"] for v in world.topic("told").values}
+        assert [told[20_000], told[40_000], told[60_000]] == [2, 2, 2]
+        with pytest.raises(Usage):
+            world.topic("sales.late")
+
+
 # What fails, and what is refused -------------------------------------------------------------------------------------
 
 
