@@ -53,6 +53,7 @@ class WatermarkedPartials(Partials):
         now_ms = clock.now_ms()
         self.idle_at_ms = min(now_ms, self.idle_at_ms) if self.idle_ms else now_ms
         self.idle_ms[channel] = time_ms
+        self.times_ms.pop(channel, None)  # told behind this, it would say that the channel is not idle
 
     def move(self, channel: str, time_ms: int) -> None:
         """Have it told that the time of a channel has moved on."""

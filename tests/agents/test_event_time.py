@@ -15,7 +15,8 @@ from anabranch.agents.event_time.channel import END_MS, NEVER_MS, Channel, water
 from anabranch.agents.event_time.event_time import EventTime, time_ms
 from anabranch.agents.event_time.time_keeper import TimeKeeper, watermark_message
 from anabranch.agents.event_time.windows import Cumulating, Hopping, Sessions, Tumbling, Window, Windows
-from anabranch.topics.control_records import ControlRecord
+from anabranch.agents.flows.watermarked_partials import WatermarkedPartials
+from anabranch.topics.control_records import WATERMARK, ControlRecord
 from anabranch.topics.durations import duration_ms
 from anabranch.topics.errors import BadRecord, Usage
 from hypothesis import given, settings
@@ -495,3 +496,14 @@ def test_an_added_partition_does_not_move_time_back() -> None:
 def test_a_watermark_message_of_another_form_is_refused(value: Any) -> None:
     with pytest.raises(BadRecord):
         TimeKeeper().hear(ControlRecord("mark", value))
+
+
+def test_a_channel_whose_time_has_moved_before_it_was_idle_in_one_epoch_is_told_as_idle() -> None:
+    partials = WatermarkedPartials(lambda states, timestamp_ms: [], "t", lambda: (1, 2))
+    partials.move("a:0", 5)
+    partials.move("a:1", 9)
+    partials.rest("a:0", 7)
+    keeper = TimeKeeper()
+    for output in partials.outputs():
+        keeper.hear(ControlRecord.parsed(WATERMARK.encode(), output.value))
+    assert keeper.idle_at_ms.keys() == {"a:0"}
