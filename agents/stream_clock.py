@@ -28,7 +28,6 @@ from .decoded_batches import SKIPPED, decoded
 from .engine.partition_queue import QueuedBatch
 from .engine.protocols import topics_read
 from .event_time.channel import END_MS, NEVER_MS, Channel
-from .event_time.event_time import UNDECLARED
 from .event_time.idleness import Idleness
 from .firings import Firing, fire
 from .runtime import runtime_of
@@ -325,7 +324,7 @@ def timing_of(stream: Stream) -> Timing:
     `through`, that of the topic that the agent reads."""
     own = stream.topic.timing
     agent = runtime_of(stream.app).agents.get(stream.name)
-    return own if own != UNDECLARED else cast("Timing", getattr(getattr(agent, "channel", None), "timing", own))
+    return own if own.is_declared else cast("Timing", getattr(getattr(agent, "channel", None), "timing", own))
 
 
 def clock_of(stream: Stream) -> StreamClock | None:

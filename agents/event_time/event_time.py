@@ -22,7 +22,6 @@ __all__ = [
     "LATEST_MS",
     "LIKE_SECONDS",
     "PER_MS",
-    "UNDECLARED",
     "EventTime",
     "TimeUnit",
     "Timing",
@@ -164,9 +163,14 @@ class Timing:
         assert self.given_grace_ms is not None
         return self.given_grace_ms
 
+    @property
+    def is_declared(self) -> bool:
+        """True if the program declares anything of it."""
+        # `of` may be an expression, whose `==` makes another expression.
+        return self.time.of is not None or self != _UNDECLARED
 
-UNDECLARED = Timing()
-"""The timing of a topic for which the program declares nothing."""
+
+_UNDECLARED = Timing()
 
 
 def _kafka_ms(timestamp_ms: int) -> int:

@@ -101,6 +101,16 @@ def test_a_window_holds_its_start_and_not_its_end_also_before_1970() -> None:
         assert windows(world) == {(-10, 0): 1, (0, 10): 2, (10, 20): 1}
 
 
+def test_the_time_of_a_topic_may_be_an_expression() -> None:
+    def declare(app: anabranch.App) -> Any:
+        return app.Table("by-page", default=int).tumbling(10, expires=10).relative_to_stream()
+
+    app, _ = app_with(declare, add, time=anabranch.col("at"), time_unit="s")
+    with World(app) as world:
+        send(world, 1, 9, 11)
+        assert windows(world) == {(0, 10): 2, (10, 20): 1}
+
+
 def test_a_record_counts_in_all_of_its_hopping_windows_or_in_none() -> None:
     app, _ = app_with(
         lambda app: app.Table("by-page", default=int).hopping(10, 5, expires=10).relative_to_field(View.at), add
