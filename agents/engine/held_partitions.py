@@ -17,7 +17,7 @@ Invariants.
 - Nothing waits for ever. A partition is waited for only while this worker reads it and has more than a few unread
   records of it, none of which waits for a retry, and as long as its stream time moves faster than the clock. So neither
   empty and idle partitions hold others back, nor ended and failing ones, those of other workers, and those whose
-  records are old although they are new.
+  records are old although they are new; however many there are of them.
 - A partition that others wait for does not wait itself, not even where another agent has it far ahead. So each
   partition that waits does so for one that is processed.
 - A partition that has records here is not idle, and not at its end.
@@ -130,8 +130,9 @@ class HeldPartitions:
         self._waiting: dict[TopicPartition, TaskInput] = {}
         self._paused: set[TopicPartition] = set()
         self._most = _FEW_RECORDS
-        # Partition -> since when it is waited for, on the monotonic clock, and its stream time then.
+        # Partition that is behind and not held -> since when, on the monotonic clock, and its stream time then.
         self._watched: dict[TopicPartition, tuple[float, int]] = {}
+        self._watched_before: dict[TopicPartition, tuple[float, int]] = {}  # as of the `look` before
         self._left_until_s: dict[TopicPartition, float] = {}  # those that are not waited for
 
     # Which are held back --------------------------------------------------------------------------------------------
@@ -146,13 +147,12 @@ class HeldPartitions:
         if not (self.moved or self.held):
             return
         self.moved, self._most = False, most
+        self._watched_before, self._watched = self._watched, {}
         wanted: dict[TopicPartition, HeldPartition] = {}
         slowest: set[TopicPartition] = set()
         for stream in self._streams:
             if stream.max_ahead_ms is not None and len(stream.queue.partitions) > 1:
                 self._look_at(stream, stream.max_ahead_ms, unread, wanted, slowest)
-        if wanted or self._watched:
-            self._watched = {at: watched for at, watched in self._watched.items() if at in slowest}
         self.held = {at: why for at, why in wanted.items() if at not in slowest}
 
     def _look_at(
@@ -171,16 +171,19 @@ class HeldPartitions:
         free_ms = max((time_ms for time_ms in times.values() if time_ms != END_MS), default=NEVER_MS)
         if free_ms - first_ms <= most_ms and held_ms - first_ms <= most_ms // 2:
             return
+        found = False
         for at, time_ms in sorted(times.items(), key=lambda pair: pair[1]):
             if free_ms - time_ms <= most_ms and held_ms - time_ms <= most_ms // 2:
                 return
-            if self._is_waited_for(at, time_ms, queues[at], unread):
-                slowest.add(at)
-                for other, other_ms in times.items():
-                    bound_ms = most_ms // 2 if other in self.held else most_ms
-                    if other_ms != END_MS and other_ms - time_ms > bound_ms and self._may_be_held(other):
-                        wanted[other] = self._held(other, at, None if time_ms == NEVER_MS else other_ms - time_ms)
-                return
+            # The others that are behind are watched as well: patience with many that are stuck must not add up.
+            if (found and at in self.held) or not self._is_waited_for(at, time_ms, queues[at], unread) or found:
+                continue
+            found = True
+            slowest.add(at)
+            for other, other_ms in times.items():
+                bound_ms = most_ms // 2 if other in self.held else most_ms
+                if other_ms != END_MS and other_ms - time_ms > bound_ms and self._may_be_held(other):
+                    wanted[other] = self._held(other, at, None if time_ms == NEVER_MS else other_ms - time_ms)
 
     def _held(self, at: TopicPartition, by: TopicPartition, ahead_ms: int | None) -> HeldPartition:
         known = self.held.get(at)
@@ -202,9 +205,10 @@ class HeldPartitions:
         now_s = clock.now_s()
         if now_s < self._left_until_s.get(at, now_s):
             return False
-        since_s, since_ms = self._watched.setdefault(at, (now_s, time_ms))
+        since_s, since_ms = watched = self._watched_before.get(at, (now_s, time_ms))
         waited_s = now_s - since_s
         if waited_s < _PATIENCE_S:
+            self._watched[at] = watched
             return True
         if time_ms - since_ms < waited_s * 1000:
             self._left_until_s[at] = now_s + _REST_S

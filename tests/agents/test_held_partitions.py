@@ -185,6 +185,31 @@ def test_the_patience_begins_anew_when_a_partition_is_the_slowest_again(now_s: l
     assert worker.held() == {1: 0}
 
 
+def test_many_partitions_that_are_stuck_hold_others_no_longer_than_one(now_s: list[float]) -> None:
+    worker = Worker(9, 100)
+    worker.at(8, 1_000)
+    waits: list[bool] = []
+    for second in range(300):
+        now_s[0] = 1_000.0 + second
+        for number in range(8):
+            worker.at(number, number)
+        waits.append(bool(worker.held()))
+    assert waits[:10] == [True] * 10
+    assert sum(waits) <= 50
+
+
+def test_a_partition_that_is_held_itself_is_waited_for_afterwards(now_s: list[float]) -> None:
+    worker = Worker(3, 100)
+    for number, time_ms in enumerate((0, 50_000, 100_000)):
+        worker.at(number, time_ms)
+    for second in range(30):
+        now_s[0] = 1_000.0 + second
+        worker.at(0, second * 1_001)
+        assert worker.held() == {1: 0, 2: 0}
+    worker.at(0, 60_000)
+    assert worker.held() == {0: 1, 2: 1}
+
+
 def test_partitions_that_agents_see_in_opposite_orders_do_not_wait_for_each_other() -> None:
     worker = Worker(2, 100, 100)
     worker.at(0, 0)
