@@ -60,8 +60,12 @@ class RetryTopics:
         return retry_topic(self._host.conf.id, agent, None if declared == [topic] else topic)
 
     def of_fired(self, agent: str, kind: str) -> str:
-        """Return the retry topic of what an agent fires of a kind, such as its timers."""
-        return retry_topic(self._host.conf.id, f"{agent}-{kind}")
+        """Return the retry topic of what an agent fires of a kind, such as its timers: one that no records go to."""
+        app, found, name = self._host.conf.id, self._host.agents.get(agent), f"{agent}-{kind}"
+        own = retry_topic(app, name)
+        # A flow's agent has the name of its table, which is `<topic>-windows` unless it is given another.
+        taken = name in self._host.agents or own in (self.of(agent, t) for t in (topics_read(found) if found else ()))
+        return retry_topic(app, f"{agent}-fired-{kind}") if taken else own
 
     def is_of_fired(self, agent: str, topic: str) -> bool:
         """Return whether the records of a topic are what an agent has fired; read as records, they would be wrong."""

@@ -172,6 +172,34 @@ def test_only_windows_go_back_whose_dead_letter_says_all(fails: set[int]) -> Non
     assert table is not None
 
 
+def test_records_of_an_agent_whose_name_ends_in_windows_return_to_it(fails: set[int]) -> None:
+    def make() -> anabranch.App:
+        app = app_of()
+        clicks, got = app.topic("clicks", partitions=2), app.Table("got", default=int)
+
+        @app.agent(clicks, name="count-windows")
+        async def count(stream: Any) -> None:
+            async for click in stream:
+                if fails:
+                    raise ValueError("no such printer")
+                got["n"] += click
+
+        return app
+
+    with World(make) as world:
+        send(world, 1, 11, 31, 32, partitions=(0,))
+        world.send("clicks", 5, key="k")
+        world.settle()
+        fails.clear()
+        with world.environment.entered():
+            cluster = world.environment.kafka.cluster()
+            assert Republisher(cluster, "clicks.dlq").republish(DeadLetterFilter()).sent == 1
+        assert replay(world).sent == 1
+        assert world.table("got") == {"n": 5}
+        assert ["a", 10, 1] in world.topic("out").values
+        assert [len(world.dead_letters(topic)) for topic in ("clicks", "views")] == [1, 1]
+
+
 def test_windows_do_not_go_to_another_topic(fails: set[int]) -> None:
     with World(app_of) as world:
         send(world, 1, 11, 31, 32, partitions=(0,))
