@@ -111,6 +111,32 @@ def test_the_time_of_a_topic_may_be_an_expression() -> None:
         assert windows(world) == {(0, 10): 2, (10, 20): 1}
 
 
+def test_an_agent_may_read_several_topics_each_of_which_has_its_time() -> None:
+    def make() -> anabranch.App:
+        app = anabranch.App("w", topic_partitions=1)
+        out, made = app.topic("out"), app.topic("views", "clicks", value_type=View, idle_after=None)
+
+        async def report(key: Any, value: int) -> None:
+            await out.send(value=[key[1][0], value])
+
+        table = app.Table("by-page", default=int, on_window_close=report).tumbling(10, expires=0.001)
+        by_page = table.relative_to_field(View.at)
+
+        @app.agent(made, name="count")
+        async def count(stream: Any) -> None:
+            async for view in stream:
+                by_page[view.page] += view.n
+
+        return app
+
+    with World(make) as world:
+        for topic, at in (("views", 1), ("clicks", 2), ("views", 12), ("views", 3), ("clicks", 4), ("clicks", 11)):
+            world.send(topic, {"page": "a", "at": at}, key="a")
+            world.settle()
+        assert [late["at"] for late in world.topic("views.late").values] == [3]
+        assert world.topic("out").values == [[0, 3]]
+
+
 def test_a_record_counts_in_all_of_its_hopping_windows_or_in_none() -> None:
     app, _ = app_with(
         lambda app: app.Table("by-page", default=int).hopping(10, 5, expires=10).relative_to_field(View.at), add
