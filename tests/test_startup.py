@@ -72,7 +72,7 @@ def test_the_help_names_each_command_there_is() -> None:
     modules = {name: importlib.import_module(f"anabranch.replay.cli.{name}") for name in names}
     there = {name for name, module in modules.items() if isinstance(getattr(module, name, None), click.Command)}
     assert there == entry.COMMANDS.keys()
-    with click.Context(entry.cli) as context:
+    with click.Context(entry.cli, **entry.cli.context_settings) as context:
         shown = entry.cli.get_help(context)
     assert all(f"  {name} " in shown for name in there)
 

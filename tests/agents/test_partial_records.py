@@ -92,7 +92,7 @@ async def test_sums_of_many_keys_travel_packed_and_those_of_few_as_records(
     lab, table_of, drain, monkeypatch, limits: PackedLimits | None
 ) -> None:
     """Limits are about the batches of others: a worker that sets them reads what its fellows have packed."""
-    monkeypatch.setattr(module, "LEAST_ROWS", 32)  # however the records are cut into epochs
+    monkeypatch.setattr(module, "LEAST_ROWS", 8)  # however the records are cut into epochs
     topic = lab.topic(2)
     app = lab.app(lab.fresh("app"), topic_partitions=2, settings=EngineSettings(packed=limits))
     app.topic(topic, value_type=dict).key_by("k", "n").reduce(sum, "totals")
@@ -111,7 +111,7 @@ async def test_sums_of_many_keys_travel_packed_and_those_of_few_as_records(
 
 
 async def test_a_row_that_cannot_be_merged_goes_to_the_dead_letters_alone(lab, table_of, drain, monkeypatch) -> None:
-    monkeypatch.setattr(module, "LEAST_ROWS", 32)
+    monkeypatch.setattr(module, "LEAST_ROWS", 8)
 
     def joined(a: int, b: int) -> int:
         if {a, b} == {1, 1_000}:

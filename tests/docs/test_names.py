@@ -141,8 +141,8 @@ def refused(line: str) -> str:
 
 
 def options_of(command: click.Command) -> set[str]:
-    parameters = command.get_params(click.Context(command))
-    return {option for parameter in parameters for option in parameter.opts + parameter.secondary_opts}
+    # `get_params` would have the command keep a help option of its own, without `-h`.
+    return {"-h", "--help"}.union(*(parameter.opts + parameter.secondary_opts for parameter in command.params))
 
 
 def subcommands(group: click.Group) -> list[click.Command]:

@@ -126,7 +126,9 @@ def test_what_an_end_in_the_middle_has_not_put_back_comes_once_later(
         with pytest.raises(KeyboardInterrupt), dying(at):
             place.dead(transaction_letters=4).republish(DeadLetterFilter())
     report = place.dead(transaction_letters=4).republish(DeadLetterFilter())
-    assert (report.sent, report.before) == (8, 12)
+    # A transaction has fewer than four where a fetch brings fewer.
+    assert 3 <= report.before <= 12
+    assert report.sent == 20 - report.before
     assert numbers(drain(place.topic)) == list(range(20))
 
 
