@@ -11,7 +11,6 @@ table has, as long as it has the window.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from copy import deepcopy
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import msgspec
@@ -24,7 +23,7 @@ from ..topics.topic_partition import TopicPartition
 from .firings import KIND, ClosingWindow, fire
 from .flows.window_closer import timestamp_of
 from .tables.absent import ABSENT
-from .tables.value_cache import IMMUTABLE
+from .tables.value_cache import own_copy
 from .tables.window_table import window_partition
 
 if TYPE_CHECKING:
@@ -91,8 +90,7 @@ class WindowTeller:
                     f"table {table.name} does not have the window any more, and neither has its dead letter",
                     hint="its value was larger than a dead letter may be",
                 )
-            own = value if type(value) in IMMUTABLE else deepcopy(value)
-            await maybe_async(on_close((key, (start_ms / 1000, end_ms / 1000)), own))
+            await maybe_async(on_close((key, (start_ms / 1000, end_ms / 1000)), own_copy(value)))
 
         def element() -> dict[str, Any]:
             held = {} if value is ABSENT else {"value": table.plain(value)}
