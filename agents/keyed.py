@@ -1,4 +1,4 @@
-"""What an agent yields, with a key."""
+"""`Keyed`: a value that an agent yields with a key. Sends it to sinks, and answers `ask` with it."""
 
 from __future__ import annotations
 

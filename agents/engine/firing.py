@@ -33,7 +33,7 @@ class FiringWindow(Protocol):
 
     @property
     def returns(self) -> bool:
-        """Whether it can be told again, by its dead letter."""
+        """True if its dead letter holds all that is needed to tell it again."""
         ...
 
     @property

@@ -175,9 +175,11 @@ class HeldPartitions:
         for at, time_ms in sorted(times.items(), key=lambda pair: pair[1]):
             if free_ms - time_ms <= most_ms and held_ms - time_ms <= most_ms // 2:
                 return
-            # The others that are behind are watched as well: patience with many that are stuck must not add up.
-            if (found and at in self.held) or not self._is_waited_for(at, time_ms, queues[at], unread) or found:
+            if found and at in self.held:
                 continue
+            is_waited_for = self._is_waited_for(at, time_ms, queues[at], unread)
+            if found or not is_waited_for:
+                continue  # but it is watched: patience with many that are stuck must not add up
             found = True
             slowest.add(at)
             for other, other_ms in times.items():

@@ -233,11 +233,11 @@ class Host(Protocol):
 
 
 class TellsWindows(Protocol):
-    """What a stream knows of windowed tables: `AgentWindows`."""
+    """Tells the program of windows that close between the records of a stream: `AgentWindows`."""
 
     @property
     def tells(self) -> bool:
-        """Whether windows that close between its records are told to the program, by `on_window_close`."""
+        """True if the program has an `on_window_close` that is called for them."""
         ...
 
 
@@ -275,7 +275,7 @@ class RecordFeed(Protocol):
 
     @property
     def windows(self) -> TellsWindows | None:
-        """What it knows of windowed tables, in an app that has some."""
+        """Tells of windows that close; None in an app without windowed tables."""
         ...
 
     @property
