@@ -15,11 +15,8 @@ Each window has to close once, with the right value.
 
 from __future__ import annotations
 
-import logging
-import shutil
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 import uuid
@@ -37,15 +34,15 @@ from anabranch.topics.admin import Admin, TopicSpec
 from anabranch.topics.cluster import Cluster
 from anabranch.topics.consumer_groups import ConsumerGroups
 from confluent_kafka import Consumer, TopicPartition
-from main import broker, progress
 from records import PARTITIONS, START_MS, WINDOW_MS
-from recovering import until
+from recovering import print_measures, until
 from report import Target
 from traffic import Traffic
 
 RATE = 1_000
 _BEGIN_MS = START_MS - START_MS % WINDOW_MS
-_SETTLE_S = 3.0
+_USUAL_S = 3.0
+_STEP_S = 0.002
 _WARM_S = 10.0
 _MEASURED_S = 40.0
 _USERS = 100
@@ -188,8 +185,8 @@ def storm(cluster: Cluster, folder: Path, keys: int, *, by_key: bool) -> Iterato
             until(lambda: _committed(cluster, name, by_key) >= keys, "all clicks are in windows", _PATIENCE_S)
             traffic.begin(RATE)
             traffic.first_after(0)
-            time.sleep(_SETTLE_S)
-            usual = traffic.pauses_s(time.monotonic() - _SETTLE_S, time.monotonic())
+            time.sleep(_USUAL_S)  # the time that is looked at: the pauses without a storm, to compare with
+            usual = traffic.pauses_s(time.monotonic() - _USUAL_S, time.monotonic())
             began_s, began_at = time.monotonic(), time.time()
             for partition in range(PARTITIONS):
                 clicks.send("last", _BEGIN_MS + WINDOW_MS, partition)
@@ -235,7 +232,7 @@ def boundary(cluster: Cluster, folder: Path, _keys: int) -> Iterator[str]:
             while (now_s := time.time()) < began_s + _WARM_S + _MEASURED_S:
                 for _ in range(int(RATE * (now_s - began_s)) - clicks.sent):
                     clicks.send(f"user-{clicks.sent % _USERS}", int(1000 * time.time()), clicks.sent % PARTITIONS)
-                time.sleep(0.002)
+                time.sleep(_STEP_S)  # until some are due; without it, this loop takes a processor from the worker
             clicks.flush()
             ends = {end for _, end in clicks.counts}
             closed = sum(end < max(ends) for _, end in clicks.counts)
@@ -285,15 +282,7 @@ def main(
         assert window is not None
         work(bootstrap_server, name, data, window, by_key)
         return
-    folder = Path(tempfile.mkdtemp(prefix="anabranch-bench-"))
-    logging.basicConfig(filename=folder / "bench.log")  # what librdkafka says in this process
-    with broker(bootstrap_server) as (cluster, _):
-        for title, measure in MEASURES.items():
-            if not only or title in only:
-                progress.print(title)
-                for line in measure(cluster, folder, keys):
-                    click.echo(line)
-    shutil.rmtree(folder, ignore_errors=True)
+    print_measures(MEASURES, only, bootstrap_server, keys)
 
 
 if __name__ == "__main__":

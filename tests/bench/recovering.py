@@ -24,7 +24,7 @@ import sys
 import tempfile
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -189,10 +189,25 @@ MEASURES = {"restart": restart, "take-over": take_over, "rebalance": rebalance}
 @click.option("--bootstrap-server", help="Use this cluster instead of a broker of our own.")
 def main(keys: int, only: tuple[str, ...], bootstrap_server: str | None) -> None:
     """Measure how long a group is silent when workers die, come and go."""
+    print_measures(MEASURES, only, bootstrap_server, keys)
+
+
+def print_measures(
+    measures: Mapping[str, Callable[[Cluster, Path, int], Iterator[str]]],
+    only: Collection[str],
+    bootstrap_server: str | None,
+    keys: int,
+) -> None:
+    """Print the lines of measures, each of which gets a cluster, a folder for logs and data, and the number of keys.
+
+    Args:
+        only: names of measures; empty for all.
+        bootstrap_server: None for a broker of our own.
+    """
     folder = Path(tempfile.mkdtemp(prefix="anabranch-bench-"))
-    logging.basicConfig(filename=folder / "bench.log")
+    logging.basicConfig(filename=folder / "bench.log")  # what librdkafka says in this process
     with broker(bootstrap_server) as (cluster, _):
-        for name, measure in MEASURES.items():
+        for name, measure in measures.items():
             if not only or name in only:
                 progress.print(name)
                 for line in measure(cluster, folder, keys):

@@ -1,8 +1,8 @@
 """Contenders that sum the records of a topic by key, exactly once, with state that a changelog can restore.
 
 Measured from the first record until all are committed, as `worker.py` measures our own. The sums that are checked are
-those in the changelog: what a restart would find; those of Flink, whose state is in files,
-are what it writes to a topic.
+those in the changelog: what a restart would find; those of Flink, whose state is in files, are what it writes to a
+topic.
 """
 
 from __future__ import annotations
