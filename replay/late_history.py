@@ -13,7 +13,7 @@ known, the time of a record is its timestamp, and all that lies behind stream ti
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, cast
 
@@ -23,6 +23,7 @@ from ..topics.cluster import Cluster
 from ..topics.consumer_groups import ConsumerGroups
 from ..topics.errors import Usage
 from ..topics.partitioners import Partitioner
+from ..topics.topic_partition import TopicPartition
 from .late_reader import LateReader
 from .pipeline.partitioning import record_partitions
 from .pipeline.pipeline import Pipeline
@@ -112,24 +113,31 @@ def late_readers(
     if topic not in there:
         return []
     changelogs = [name for name in there if name.endswith(_CHANGELOG)]
+    groups = ConsumerGroups(cluster)
     found: list[LateReader] = []
-    for group in sorted(ConsumerGroups(cluster).names()):
+    for group in sorted(groups.names()):
         start = f"{group}-"
         tables = {n.removeprefix(start).removesuffix(_CHANGELOG) for n in changelogs if n.startswith(start)}
         if not tables:
             continue
         if _GROUP_OF_A_RUN.search(group) and not topic.startswith(f"{group}-"):
             continue
-        found += _readers_of(cluster, group, tables, topic, there[topic], app, admin)
+        offsets = groups.offsets(group, {topic: there[topic]})
+        if offsets:
+            found += _readers_of(cluster, group, offsets, tables, topic, there[topic], app, admin)
     return found
 
 
 def _readers_of(
-    cluster: Cluster, group: str, tables: Collection[str], topic: str, partitions: int, app: App | None, admin: Admin
+    cluster: Cluster,
+    group: str,
+    offsets: Mapping[TopicPartition, tuple[int, str]],
+    tables: Collection[str],
+    topic: str,
+    partitions: int,
+    app: App | None,
+    admin: Admin,
 ) -> list[LateReader]:
-    offsets = ConsumerGroups(cluster).offsets(group, {topic: partitions})
-    if not offsets:
-        return []
     # Imports Faust, so not before there is such a group.
     from ..agents.engine.committed_offsets import read_channel_states
     from ..agents.event_time.channel import END_MS, NEVER_MS, Channel
