@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import msgspec
@@ -43,7 +44,14 @@ _CHANGELOG = "-changelog"
 
 
 class _TimeRow(msgspec.Struct):
-    """What a time row says of the inputs of a partition; tables of flows have none."""
+    """The times in the time row of a partition, as `WindowContent` writes it; tables of flows have no inputs.
+
+    Attributes:
+        time: the state of the table's own `TimeKeeper`.
+        inputs: for each agent, the topic that it reads, the topic's `max_jump` in ms, and the state of its `Channel`.
+        heard: for each agent behind `group_by`, the topic that it reads, and the state of the `TimeKeeper` of its
+            source partitions.
+    """
 
     time: dict[str, Any]
     inputs: list[tuple[str, str, int | None, Any]] = []
@@ -107,7 +115,8 @@ def _declared(app: App, agent: str) -> Topic | None:
 
 
 class _Times(NamedTuple):
-    """See `LateReader`."""
+    """The stream times of an input by partition, and whether they hold for records of every partition, as
+    `LateReader` has them."""
 
     times_ms: dict[int, int]
     everywhere: bool
@@ -174,15 +183,11 @@ def _knowing(reader: LateReader, app: App, table: AgentWindowTable[Any], declare
         except BadRecord:  # such a record goes to the failure policy, and moves no time
             return None
 
-    return LateReader(
-        reader.group,
-        reader.agent,
-        reader.operator,
-        reader.times_ms,
-        time_of,
-        lambda time_ms: windows.horizon_ms(windows.pane(time_ms)),
-        table.spec.grace_ms,
-        reader.everywhere,
+    return replace(
+        reader,
+        time_of=time_of,
+        horizon_ms=lambda time_ms: windows.horizon_ms(windows.pane(time_ms)),
+        grace_ms=table.spec.grace_ms,
     )
 
 

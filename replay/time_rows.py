@@ -27,6 +27,8 @@ def read_time_rows(
     Args:
         changelogs: those that do not exist, or are of other tables, also with a time-to-live, have no rows.
     """
+    if not changelogs:
+        return {}
     admin = admin or Admin(cluster)
     counts = admin.partitions(changelogs)
     begins, ends = admin.spans((name, partition) for name, count in counts.items() for partition in range(count))

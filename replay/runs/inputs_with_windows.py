@@ -118,8 +118,7 @@ def refuse_open_windows(app: App, rows: Iterable[tuple[AgentWindowTable, bytes |
 def time_rows(cluster: Cluster, app: App) -> Iterator[tuple[AgentWindowTable, bytes]]:
     """Yield the tables whose windows agents close, each with the time row of each of its partitions (blocking)."""
     tables = {table.changelog_name: table for table in _agents_tables(app) if table.on_close is not None}
-    if tables:
-        yield from ((tables[at.topic], row) for at, row in read_time_rows(cluster, list(tables)).items())
+    yield from ((tables[at.topic], row) for at, row in read_time_rows(cluster, list(tables)).items())
 
 
 def late_records(cluster: Cluster, app: App, ranges: ProducedRanges | None = None) -> LateRecordCounts:
