@@ -131,7 +131,7 @@ def tail(
         now_ms = clock.now_ms()
         offsets = resolve_offset_range(choice.cluster, places, *bounds, now_ms)
         since_ms, until_ms = (bound.time_ms(now_ms) for bound in bounds)
-        span = _Span(offsets.begins, offsets.ends, admin.spans(places)[1], since_ms, until_ms)
+        span = _Span(offsets.begins, offsets.ends, offsets.last_ends, since_ms, until_ms)
         private = private_fields(choice.cluster, topic, context.obj)
         write = _show_json if as_json else _show_line
 
@@ -175,11 +175,10 @@ class _Filter:
 
 @dataclass(frozen=True, slots=True)
 class _Span:
-    """What is read of a topic, by partition: offsets, and times at which packed batches are cut.
+    """The records of a topic that are shown: offsets by partition, and times at which packed batches are cut.
 
     Attributes:
-        begins, ends: offset of the first record, and of the first one that is not read.
-        last_ends: where the partitions end.
+        begins, ends, last_ends: see `OffsetRange`.
         since_ms: of the packed batch at `begins`, rows before the first one with this time are left out. None: none.
         until_ms: of the packed batch at `ends`, which is the first one with such a row, the rows before that row are
             read. None: nothing is.

@@ -66,10 +66,12 @@ class OffsetBound:
 
 @dataclass(frozen=True, slots=True)
 class OffsetRange:
-    """Offsets by partition: `begins` of the first record, `ends` of the record after the last."""
+    """Offsets by partition: `begins` of the first record, `ends` of the record after the last, `last_ends` of the end
+    of the partition."""
 
     begins: dict[TopicPartition, int]
     ends: dict[TopicPartition, int]
+    last_ends: dict[TopicPartition, int]
 
 
 def resolve_offset_range(
@@ -102,7 +104,7 @@ def resolve_offset_range(
                 f"{at[0]}[{at[1]}] begins at offset {firsts[at]:,}: earlier records were deleted",
                 hint="--from earliest reads the remaining records",
             )
-    return OffsetRange(begins, {at: max(end, begins[at]) for at, end in ends.items()})
+    return OffsetRange(begins, {at: max(end, begins[at]) for at, end in ends.items()}, lasts)
 
 
 def _first_since(cluster: Cluster, at: TopicPartition, candidate: int, end: int, time_ms: int) -> int:
