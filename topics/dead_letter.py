@@ -41,6 +41,7 @@ __all__ = [
     "Origin",
     "dead_letter",
     "dead_letter_topic",
+    "fired_retry_topics",
     "read_headers",
     "read_retry",
     "retry_header",
@@ -126,7 +127,19 @@ def retry_topic(app: str, agent: str, topic: str | None = None) -> str:
 
 
 FIRED = ("timers", "windows")
-"""What agents fire between records: for each there is a retry topic of the agent, of `<agent>-<what>`."""
+"""What agents fire between records: for each kind there is a retry topic of the agent."""
+
+
+def fired_retry_topics(app: str, agent: str, kind: str) -> tuple[str, str]:
+    """Return the two possible names of the retry topic of what an agent fires of a kind, one of `FIRED`.
+
+    The second is that of agents whose app needs the first for the records of an agent.
+
+    >>> fired_retry_topics("shop", "orders", "windows")
+    ('shop-orders-windows-retry', 'shop-orders-fired-windows-retry')
+    """
+    return retry_topic(app, f"{agent}-{kind}"), retry_topic(app, f"{agent}-fired-{kind}")
+
 
 OPERATOR_HEADER = f"{_PREFIX}operator"
 """The header of a dead letter, and of the record in a retry topic, with the table of a window."""

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from ...topics import threads
-from ...topics.dead_letter import FIRED, Origin, read_retry, retry_topic
+from ...topics.dead_letter import FIRED, Origin, fired_retry_topics, read_retry, retry_topic
 from ...topics.errors import AnabranchError
 from ...topics.headers import headers_of
 from ...topics.producer import Headers
@@ -61,11 +61,12 @@ class RetryTopics:
 
     def of_fired(self, agent: str, kind: str) -> str:
         """Return the retry topic of what an agent fires of a kind, such as its timers: one that no records go to."""
-        app, found, name = self._host.conf.id, self._host.agents.get(agent), f"{agent}-{kind}"
-        own = retry_topic(app, name)
+        own, other = fired_retry_topics(self._host.conf.id, agent, kind)
+        found = self._host.agents.get(agent)
+        read = topics_read(found) if found else ()
         # A flow's agent has the name of its table, which is `<topic>-windows` unless it is given another.
-        taken = name in self._host.agents or own in (self.of(agent, t) for t in (topics_read(found) if found else ()))
-        return retry_topic(app, f"{agent}-fired-{kind}") if taken else own
+        taken = f"{agent}-{kind}" in self._host.agents or own in (self.of(agent, topic) for topic in read)
+        return other if taken else own
 
     def is_of_fired(self, agent: str, topic: str) -> bool:
         """Return whether the records of a topic are what an agent has fired; read as records, they would be wrong."""

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from ...topics.admin import Admin
 from ...topics.cluster import Cluster
-from ...topics.dead_letter import RETRY_SUFFIX, SUFFIX, Origin, read_headers, retry_topic
+from ...topics.dead_letter import RETRY_SUFFIX, SUFFIX, Origin, fired_retry_topics, read_headers, retry_topic
 from ...topics.headers import copied_headers
 from ...topics.json_value import JsonValue
 from ...topics.message import Message
@@ -102,7 +102,7 @@ class DeadLetterRecord:
     def is_of_window(self) -> bool:
         """True if it holds a window, which is no record: one that failed, or that could not be told again."""
         app, agent = self.facts.get("app", ""), self.facts.get("agent", "")
-        return self.reason == "window" or self.facts.get("retry-topic") == retry_topic(app, f"{agent}-windows")
+        return self.reason == "window" or self.facts.get("retry-topic") in fired_retry_topics(app, agent, "windows")
 
     @property
     def record_ms(self) -> int:

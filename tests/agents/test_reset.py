@@ -53,7 +53,7 @@ async def test_an_app_that_is_reset_processes_its_topics_anew_and_what_is_not_it
     own = [f"{name}-{end}" for end in ("sums-changelog", "sums-repartition", "totals-changelog")]
     own.append(f"{name}-by_user-{topic}-Order.user-repartition")
     # Else the app that begins anew would tell the windows again that `dlq replay` has brought back before.
-    again = [f"{name}-by_user{kind}-retry" for kind in ("", "-timers", "-windows")]
+    again = [f"{name}-by_user{kind}-retry" for kind in ("", "-timers", "-windows", "-fired-windows")]
     lab.admin.create([lab.spec(retried) for retried in again])
     own += again
     plan = AppReset(made()).plan()

@@ -128,16 +128,33 @@ def test_a_window_that_fails_again_has_a_new_dead_letter_and_leaves_nothing(fail
         assert world.table("told")["a"] == sum(value[2] for value in world.topic("out").values)
 
 
-def test_a_window_that_the_program_does_not_know_waits_for_one_that_does(fails: set[int]) -> None:
+@pytest.mark.parametrize("beside", [None, "count-windows"])
+def test_a_window_that_the_program_does_not_know_waits_for_one_that_does(fails: set[int], beside: str | None) -> None:
     names = ["by-page"]
-    with World(lambda: app_of(table_name=names[0])) as world:
+
+    def make() -> anabranch.App:
+        app = app_of(table_name=names[0])
+        if beside is not None:
+
+            @app.agent(app.topic("clicks", partitions=2), name=beside)
+            async def clicked(stream: Any) -> None:
+                async for _ in stream:
+                    pass
+
+        return app
+
+    topic = "w-count-windows-retry" if beside is None else "w-count-fired-windows-retry"
+    with World(make) as world:
         send(world, 1, 11, 31, 32, partitions=(0,))
         fails.clear()
         names[0] = "renamed"
-        assert replay(world).to == {"w-count-windows-retry": 1}
+        assert replay(world).to == {topic: 1}
         assert [letter.reason for letter in world.dead_letters("views")] == ["window", "decode"]
+        with world.environment.entered():
+            elsewhere = Republisher(world.environment.kafka.cluster(), "views.dlq", to="clicks")
+            assert elsewhere.preview(DeadLetterFilter()).windows == 2
         names[0] = "by-page"
-        assert replay(world).to == {"w-count-windows-retry": 1}, "the agent must not take it for a record"
+        assert replay(world).to == {topic: 1}, "the agent must not take it for a record"
         assert len(world.dead_letters("views")) == 2
         assert [value for value in world.topic("out").values if value[1] == 10] == [["a", 10, 1]]
 
