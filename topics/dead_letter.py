@@ -127,7 +127,7 @@ def retry_topic(app: str, agent: str, topic: str | None = None) -> str:
 
 
 FIRED = ("timers", "windows")
-"""What agents fire between records: for each kind there is a retry topic of the agent."""
+"""The kinds of things that agents fire between records; an agent has a retry topic for each."""
 
 
 def fired_retry_topics(app: str, agent: str, kind: str) -> tuple[str, str]:

@@ -211,7 +211,10 @@ def storm(cluster: Cluster, folder: Path, keys: int, *, by_key: bool) -> Iterato
 
 
 def _committed(cluster: Cluster, name: str, by_key: bool) -> int:
-    """How many clicks are in windows. Behind `key_by` offsets count control records as well: a few may be missing."""
+    """Return the number of clicks that are in windows.
+
+    Behind `key_by` offsets count control records as well: a few may be missing.
+    """
     offsets = ConsumerGroups(cluster).offsets(f"{name}-app")
     return sum(
         offset

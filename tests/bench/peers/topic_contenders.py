@@ -66,7 +66,7 @@ _FLINK_FLAGS = (
     ),
 )
 FLINK = "exactly-once, 2 slots, state on the heap, LZ4, ParallelGC"
-"""What all contenders of Flink have in common."""
+"""The settings that all contenders of Flink have in common, as the table of results names them."""
 
 
 class OnTopic(Protocol):
