@@ -24,7 +24,7 @@ from anabranch.topics.errors import Stop
 from anabranch.topics.private_fields import NOTHING
 from anabranch.topics.private_texts import HIDDEN
 from anabranch.topics.topic_partition import TopicPartition
-from test_windowed_tables import View, add, app_with, send, windows
+from page_views import View, add, app_with, send, windows
 
 
 def failing(app: anabranch.App, slow: bool, fails: set[int], calls: list[int]) -> Any:
@@ -219,7 +219,7 @@ async def test_a_window_of_a_flow_is_listed_and_shown_and_not_re_published(lab: 
 
 RUN = """
 import anabranch
-from test_windowed_tables import View
+from page_views import View
 app = anabranch.App("w", topic_partitions=2)
 
 def report(key, value):

@@ -15,12 +15,7 @@ from anabranch.agents.window_teller import can_be_told_again
 from anabranch.replay.dead_letters.dead_letter_reader import DeadLetterFilter
 from anabranch.replay.dead_letters.republisher import Republication, Republisher
 from anabranch.replay.late_history import count_late_letters
-
-
-class View(faust.Record, validation=False):
-    page: str
-    at: int
-    n: int = 1
+from page_views import View
 
 
 class Seen(faust.Record):
