@@ -7,7 +7,7 @@ import pytest
 from anabranch import Count, Sessions, Tumbling, World
 from anabranch.agents.event_time.windows import Windows
 from anabranch.topics.errors import Usage
-from anabranch.topics.producer import TransactionalProducer
+from open_transaction import open_transaction
 
 START = "2026-01-31T12:00:00Z"
 START_MS = 1_769_860_800_000
@@ -73,20 +73,12 @@ def test_partitions_are_idle_beside_one_that_has_records_all_the_time(by_key: bo
 def test_an_open_transaction_is_not_silence() -> None:
     with World(lambda: app_of(idle_after="4s"), start=START) as world:
         world.settle()
-        with world.environment.entered():
-            upstream = TransactionalProducer(
-                world.environment.kafka.cluster(), "upstream", transaction_timeout_ms=600_000
-            )
-            upstream.open()
-            upstream.begin()
-            upstream.produce("visits", b'{"at": %d, "user": "bob"}' % (START_MS // 1000), b"bob", 1)
-            upstream.flush()
-        for seconds in range(0, 40, 2):  # far beyond idle_after; partition 1 has a record that nobody may read
-            visit(world, seconds)
-            world.advance("2s")
-        assert told(world) == []
-        with world.environment.entered():
-            upstream.commit()
+        record = b'{"at": %d, "user": "bob"}' % (START_MS // 1000)
+        with open_transaction(world, "visits", [record], partition=1, key=b"bob"):
+            for seconds in range(0, 40, 2):  # far beyond idle_after; partition 1 has a record that nobody may read
+                visit(world, seconds)
+                world.advance("2s")
+            assert told(world) == []
         world.advance("30s")
         assert sorted(told(world)) == [("ann", start, 5) for start in (0, 10, 20, 30)] + [("bob", 0, 1)]
         with pytest.raises(Usage):

@@ -19,7 +19,7 @@ from anabranch.agents.tables.window_table import WindowTable, window_contents
 from anabranch.replay.testing.simulation import Input, Simulation
 from anabranch.replay.testing.world_questions import WebAnswer, ask_web
 from anabranch.topics.partitioners import HashPartitioner
-from anabranch.topics.producer import TransactionalProducer
+from open_transaction import open_transaction
 
 START = "2026-01-31T12:00:00Z"
 START_S = 1_769_860_800
@@ -166,30 +166,21 @@ def test_a_partition_whose_records_cannot_be_read_stops_others_for_a_while_only(
     with World(lambda: app_of(batch_records=100), start=START) as world:
         send(world, 1, range(500))
         world.settle()
-        with world.environment.entered():
-            upstream = TransactionalProducer(
-                world.environment.kafka.cluster(), "upstream", transaction_timeout_ms=600_000
-            )
-            upstream.open()
-            upstream.begin()
-            for number in range(300):
-                upstream.produce("sales", b'{"at": %d, "user": "u1"}' % (START_S + 500 + number), b"", 1)
-            upstream.flush()
-        send(world, 0, range(DAY_S, DAY_S + 1_000))
-        world.advance("1s")
-        first = sum(row["n"] for row in world.table("by-user").values())
-        (waiting,) = ask(world, "/time/").json["waiting"]
-        assert waiting["partition"] == ["sales", 0]
-        assert waiting["waits_for"] == ["sales", 1]
-        assert waiting["ahead_ms"] == 86_000_000
-        assert waiting["records"] > 0
-        assert 'anabranch_partitions_waiting{by="sales[1]"} 1.0' in ask(world, "/metrics").text
-        assert first < 1_500
-        world.advance("1m")  # workers that have nothing to do look again half a minute later
-        assert sum(row["n"] for row in world.table("by-user").values()) == 1_500
-        assert ask(world, "/time/").json["waiting"] == []
-        with world.environment.entered():
-            upstream.commit()
+        records = [b'{"at": %d, "user": "u1"}' % (START_S + at_s) for at_s in range(500, 800)]
+        with open_transaction(world, "sales", records, partition=1):
+            send(world, 0, range(DAY_S, DAY_S + 1_000))
+            world.advance("1s")
+            first = sum(row["n"] for row in world.table("by-user").values())
+            (waiting,) = ask(world, "/time/").json["waiting"]
+            assert waiting["partition"] == ["sales", 0]
+            assert waiting["waits_for"] == ["sales", 1]
+            assert waiting["ahead_ms"] == 86_000_000
+            assert waiting["records"] > 0
+            assert 'anabranch_partitions_waiting{by="sales[1]"} 1.0' in ask(world, "/metrics").text
+            assert first < 1_500
+            world.advance("1m")  # workers that have nothing to do look again half a minute later
+            assert sum(row["n"] for row in world.table("by-user").values()) == 1_500
+            assert ask(world, "/time/").json["waiting"] == []
         world.settle()
         assert sum(row["n"] for row in world.table("by-user").values()) == 1_800
 
