@@ -22,10 +22,17 @@ from anabranch.topics.errors import Usage
 Steps = list[dict[str, Any]]
 
 
+def declared(
+    *, partitions: int = 1, idle_after: str | None = None, **settings: Any
+) -> tuple[anabranch.App, anabranch.Topic[Any, Any]]:
+    """Return an app and its topic `steps`, which the agent with timers reads."""
+    app = anabranch.App("timers", topic_partitions=partitions, **settings)
+    return app, app.topic("steps", time="at", time_unit="s", idle_after=idle_after, partitions=partitions)
+
+
 def program(**settings: Any) -> anabranch.App:
     """An agent whose records say what to do: set or cancel a timer, fail. It tells in topic `told` what happens."""
-    app = anabranch.App("timers", topic_partitions=1, **settings)
-    steps = app.topic("steps", time="at", time_unit="s", idle_after=None, partitions=1)
+    app, steps = declared(**settings)
     told = app.topic("told")
     seen = app.Table("seen", default=int)
 
@@ -191,8 +198,7 @@ def test_a_timer_that_fails_is_a_dead_letter_although_the_agent_catches_its_erro
     calls: list[int] = []
 
     def make() -> anabranch.App:
-        app = anabranch.App("timers", topic_partitions=1)
-        steps = app.topic("steps", time="at", time_unit="s", idle_after=None, partitions=1)
+        app, steps = declared()
 
         @app.agent(steps, name="watch")
         async def watch(stream):
@@ -223,8 +229,7 @@ def test_a_timer_that_fails_in_silence_is_a_dead_letter_although_another_partiti
     calls: list[int] = []
 
     def make() -> anabranch.App:
-        app = anabranch.App("timers", topic_partitions=2)
-        steps = app.topic("steps", time="at", time_unit="s", idle_after="4s", partitions=2)
+        app, steps = declared(partitions=2, idle_after="4s")
         seen = app.Table("seen", default=int, local=True)
 
         @app.agent(steps, name="watch")
@@ -254,8 +259,7 @@ def test_a_timer_that_fails_in_silence_is_a_dead_letter_although_another_partiti
 
 def test_records_that_fail_do_not_end_the_silence_of_another_partition() -> None:
     def make() -> anabranch.App:
-        app = anabranch.App("timers", topic_partitions=2)
-        steps = app.topic("steps", time="at", time_unit="s", idle_after="4s", partitions=2)
+        app, steps = declared(partitions=2, idle_after="4s")
 
         @app.agent(steps, name="watch")
         async def watch(stream):
@@ -281,8 +285,7 @@ def test_records_that_fail_do_not_end_the_silence_of_another_partition() -> None
 
 def test_timers_fire_in_silence_when_the_partition_is_idle() -> None:
     def make() -> anabranch.App:
-        app = anabranch.App("timers", topic_partitions=1)
-        steps = app.topic("steps", time="at", time_unit="s", idle_after="1m", partitions=1)
+        app, steps = declared(idle_after="1m")
 
         @app.agent(steps, name="watch")
         async def watch(stream):
