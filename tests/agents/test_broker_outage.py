@@ -34,7 +34,7 @@ def home(own: EmbeddedBroker, lab: Any) -> Any:
 
 @pytest.fixture
 def vain(monkeypatch: pytest.MonkeyPatch) -> list[KafkaException]:
-    """The errors of requests that failed. Who does not say how patient it is has no patience at all."""
+    """The errors of requests that failed; `Admin` without `patience_s` gives up after a tenth of a second."""
     patiently, failed = Admin._patiently, []
 
     def counted(self: Admin, doing: str, ask: Callable[[], Any]) -> Any:

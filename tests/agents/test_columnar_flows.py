@@ -100,7 +100,7 @@ EXPRESSIONS = st.one_of(
 
 
 def bits(value: Any) -> Any:
-    """What tells 1 from 1.0 and True, and 0.0 from -0.0; any NaN is one."""
+    """Return a text that differs for 1, 1.0 and True, and for 0.0 and -0.0, and is the same for all NaN."""
     return repr(value)
 
 

@@ -49,7 +49,7 @@ def app(lab, free_port) -> Any:
 
 
 async def raw(app: Any, request: bytes) -> bytes:
-    """What is answered to some bytes, until the connection is closed."""
+    """Send some bytes, and return all that comes back until the connection is closed."""
     reader, writer = await asyncio.open_connection("127.0.0.1", app.conf.web_port)
     writer.write(request)
     try:

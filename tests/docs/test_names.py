@@ -87,7 +87,7 @@ def words() -> set[str]:
 
 
 def is_composed(name: str) -> bool:
-    """Whether the code makes this name of a prefix and a word: `ANABRANCH_PACKED_ROWS`, `anabranch-topic`."""
+    """Return whether the code makes this name of a prefix and a word: `ANABRANCH_PACKED_ROWS`, `anabranch-topic`."""
     prefix, _, last = name.rpartition("_" if "_" in name else "-")
     separator = name[len(prefix)]
     return f'"{prefix}{separator}' in sources() and last.lower() in words()
@@ -113,7 +113,7 @@ def command_lines(page: Page) -> list[str]:
 
 
 def refused(line: str) -> str:
-    """What is wrong with the options of a command; empty if nothing is."""
+    """Return what is wrong with the options of a command; empty if nothing is."""
     try:
         arguments = shlex.split(line, comments=True)
     except ValueError as exc:

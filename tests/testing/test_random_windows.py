@@ -64,7 +64,7 @@ STEPS = st.lists(
 
 @dataclass(frozen=True)
 class Case:
-    """All that the result follows from.
+    """Logs, and an app with windows that reads them.
 
     Attributes:
         logs: the records of each partition.
