@@ -28,7 +28,7 @@ class WatermarkedPartials(Partials):
         idle_at_ms: when the idle ones were known to be at their end, by the wall clock.
     """
 
-    __slots__ = ("_by", "_counts", "_topic", "idle_at_ms", "idle_ms", "times_ms")
+    __slots__ = ("_by", "_count", "_counts", "_topic", "idle_at_ms", "idle_ms", "times_ms")
 
     def __init__(
         self,
@@ -39,14 +39,22 @@ class WatermarkedPartials(Partials):
     ) -> None:
         super().__init__(outputs)
         self._topic, self._counts, self._by = topic, counts, by
+        self._count: int | None = 0
         self.times_ms: dict[str, int] = {}
         self.idle_ms: dict[str, int] = {}
         self.idle_at_ms = 0
 
     @property
     def count(self) -> int:
-        """The number of partial results."""
-        return sum(map(len, self.states.values()))
+        """The number of partial results; see `note_added`."""
+        if self._count is None:
+            self._count = sum(map(len, self.states.values()))
+        return self._count
+
+    def note_added(self) -> None:
+        """Note that partial results may have been added to `states`. They are counted once then, although their number
+        is looked at with each output: there may be as many panes as records."""
+        self._count = None
 
     def rest(self, channel: str, time_ms: int) -> None:
         """Have it told that a channel is idle now."""

@@ -52,7 +52,10 @@ class WindowRepartition:
             BadRecord: the topic cannot hold one.
             Stop: the topic cannot hold such results at all.
         """
-        if not stream.queue.isolating or not states:
+        if not stream.queue.isolating:
+            self.waiting(stream).note_added()
+            return
+        if not states:
             return
         self._topic.need()
         check_finite([state for of_pane in states.values() for state in of_pane.values()])
