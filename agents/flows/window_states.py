@@ -116,7 +116,7 @@ class Joining:
             pending = PendingWindows(self, content)
             pending.states = states
             partition.defer(batch.at.topic, pending)
-        content.open.expect(min(map(self._windows.horizon_ms, states)))
+        content.open.expect(self._windows.horizon_ms(min(states)))  # earlier panes have earlier horizons
 
     def gather(self, batch: QueuedBatch, late: LateRecords) -> States:
         """Return the partial results in records of a repartition topic, for windows that are open."""
