@@ -8,7 +8,6 @@ see `combiner.py`.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from copy import deepcopy
 from typing import TYPE_CHECKING, Any, cast
 
 from ...topics.errors import Stop
@@ -17,7 +16,7 @@ from ..decoded_batches import record_batch
 from ..engine.epoch import PendingRefused
 from ..event_time.windows import Pane
 from ..tables.absent import ABSENT
-from ..tables.value_cache import IMMUTABLE, own_copy
+from ..tables.value_cache import own_copy
 from ..tables.window_table import WindowTable, window_content
 from .combiner import refused
 from .reducers import AggregateReducer, Reducer, merge_states
@@ -181,7 +180,7 @@ class Joining:
             own = of_pane
             for number, span in enumerate(self._windows.of_pane(pane)):
                 if number:  # windows must not share what a function may change in place
-                    own = {k: s if type(s) in IMMUTABLE else deepcopy(s) for k, s in of_pane.items()}
+                    own = {key: own_copy(state) for key, state in of_pane.items()}
                 known = windows.get(span)
                 if known is None:
                     windows[span] = own
