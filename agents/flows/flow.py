@@ -27,7 +27,7 @@ from dataclasses import dataclass
 from functools import partial
 from math import isfinite
 from types import GenericAlias
-from typing import TYPE_CHECKING, Any, Generic, NoReturn, Unpack, cast, overload
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, NoReturn, Unpack, cast, overload
 
 import msgspec
 from typing_extensions import TypeVar
@@ -63,6 +63,7 @@ __all__ = [
     "Ending",
     "Flow",
     "KeyedFlow",
+    "NoOperators",
     "ReduceOptions",
     "aggregates_of",
     "check_finite",
@@ -431,9 +432,10 @@ class Flow(Ending[Any, T]):
         return KeyedFlow(self.topic, self.steps, (key, value), left, key_type, self.on_failure, self.timing)
 
 
-@dataclass(frozen=True)
-class KeyedFlow(Ending[K, T]):
-    """A flow behind `key_by`, which can only end: in `reduce`, `aggregate` or `to`."""
+class NoOperators:
+    """Base class of flows behind `key_by`: refuses the operators of flows, so that they can only end."""
+
+    _before_another_key: ClassVar[str]  # what to do before elements get another key: the hint
 
     if not TYPE_CHECKING:
 
@@ -450,7 +452,14 @@ class KeyedFlow(Ending[K, T]):
             Raises:
                 Usage: always.
             """
-            raise Usage("key_by twice", hint="end the flow in a topic between them: .to(topic)")
+            raise Usage("key_by twice", hint=self._before_another_key)
+
+
+@dataclass(frozen=True)
+class KeyedFlow(NoOperators, Ending[K, T]):
+    """A flow behind `key_by`, which can only end: in `reduce`, `aggregate` or `to`."""
+
+    _before_another_key = "end the flow in a topic between them: .to(topic)"
 
 
 def repartition_topic(app: App, table: str) -> str:

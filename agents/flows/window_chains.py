@@ -27,7 +27,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 from ...topics.durations import Duration, duration_ms
 from ...topics.errors import Usage
@@ -43,6 +43,7 @@ from ..tables.window_table import WindowTable
 from .aggregates import Aggregate, Top, What
 from .element_types import UNKNOWN
 from .expressions import part
+from .flow import NoOperators
 from .operators import Keying, Operator
 from .window_closer import window_element
 from .window_flow import AggregatedWindows, WindowedFlow, WindowRecords, checked_windows, send_windows
@@ -63,7 +64,7 @@ _IN_ORDER = Timing(given_grace_ms=0, max_jump_ms=None, idle_after_ms=None)
 
 
 @dataclass(frozen=True)
-class KeyedWindows:
+class KeyedWindows(NoOperators):
     """Closed windows of a table behind `key_by`. They end in `window`, `aggregate`, `reduce`, `top` or `to`.
 
     Attributes:
@@ -71,6 +72,8 @@ class KeyedWindows:
         steps: the operators, in order.
         keyed: what is the key, and what is left of an element.
     """
+
+    _before_another_key = "aggregate between them: final().key_by(…).aggregate(…).final().key_by(…)"
 
     made: AggregatedWindows
     steps: tuple[Operator, ...]
@@ -154,23 +157,6 @@ class KeyedWindows:
             self.made.keep_ms,
             upstream=self.made,
         )
-
-    if not TYPE_CHECKING:
-
-        def _refuse(self, *_: object, **__: object) -> NoReturn:
-            raise Usage(
-                "no operator is allowed between key_by and the end of a flow", hint="apply map and filter before key_by"
-            )
-
-        map = filter = flat_map = select = with_columns = _refuse
-
-        def key_by(self, *_: object) -> NoReturn:
-            """Refuse a second key.
-
-            Raises:
-                Usage: always.
-            """
-            raise Usage("key_by twice", hint="aggregate between them: final().key_by(…).aggregate(…).final().key_by(…)")
 
 
 def chained_window(
