@@ -52,7 +52,6 @@ from .window_repartition import ToldTimes, WindowRepartition
 if TYPE_CHECKING:
     from ..stream import Stream
     from ..tables.open_windows import WindowKey
-    from ..tables.window_content import WindowSpec
     from ..topic import Topic
     from .flow import Ending
     from .reducers import Reducer
@@ -204,7 +203,6 @@ class WindowPassage:
         upstream: the table whose windows close.
         keying: the operators behind it, and how they find keys.
         how: reduces.
-        spec: the declaration of the other table.
         into: the other table's repartition topic.
     """
 
@@ -214,14 +212,13 @@ class WindowPassage:
         upstream: WindowTable,
         keying: Keying,
         how: Reducer,
-        spec: WindowSpec,
         into: WindowRepartition,
     ) -> None:
         self._stream, self._upstream, self._keying, self._how = stream, upstream, keying, how
-        self._windows, self._into = spec.windows, into
-        self._is_same = isinstance(spec.windows, SameWindows)
+        self._windows, self._into = into.table.spec.windows, into
+        self._is_same = isinstance(self._windows, SameWindows)
         self._hold_ms = upstream.spec.windows.gap_ms or 0
-        self._told = ToldTimes(into, spec)
+        self._told = ToldTimes(into)
 
     async def send(self, row: WindowKey, value: Any, time_ms: int) -> None:
         """Reduce a closed window into what is passed on."""
@@ -245,22 +242,23 @@ class WindowPassage:
             self._told.move(self._stream, channel, time_ms, woke=woke)
 
 
-def chain(flow: WindowedFlow, upstream: AggregatedWindows, table: WindowTable, how: Reducer) -> Topic:
-    """Have the closed windows of a table passed on to another one; return the other one's repartition topic."""
-    ending, of = flow.flow, upstream.table
-    declared = ending.declared_states(table, how)
-    key_type = UNKNOWN if ending.key_type is None else ending.key_type
-    between = ending.repartition(table, key_type, int, int, declared)
+def chain(upstream: AggregatedWindows, flow: Ending, into: WindowRepartition, how: Reducer) -> None:
+    """Have the closed windows of a table passed on to another one.
+
+    Args:
+        flow: the closed windows, as they are reduced into the other table.
+        into: the other table's repartition topic.
+        how: reduces.
+    """
+    of, table, between = upstream.table, into.table, into.topic
     if KEY in of.private.names:
         # What becomes of a window may hold its key anywhere: in a new key, in a `top`.
         between.private = [KEY, VALUE]
         between.app_private.declare(table.changelog_name, [KEY, VALUE])
-    keying = Keying(ending.topic, ending.steps, ending.keyed, table.own_keys, part)
-    into = WindowRepartition(table, between, declared, upstream.closes_in)
+    keying = Keying(flow.topic, flow.steps, flow.keyed, table.own_keys, part)
 
     def begin(stream: Stream) -> WindowPassage:
-        return WindowPassage(stream, of, keying, how, table.spec, into)
+        return WindowPassage(stream, of, keying, how, into)
 
     upstream.listeners.passages.append(begin)
     of.spec.chained.append(table.spec)
-    return between

@@ -117,26 +117,25 @@ class WindowedFlow:
             runtime_of(self.flow.app).change_settings(notice_ends=True)
         flow, upstream = self.flow, self.upstream
         table = self._table(name, how, options)
-        if upstream is not None:
-            from .window_chains import chain
-
+        if upstream is None:
+            grace = duration_text(self.timing.grace_ms)
+            flow.describe(f"window({self.windows}, grace={grace}) → {ending}", table, how.sums)
+        else:
             window = "" if isinstance(self.windows, SameWindows) else f"window({self.windows}) → "
             flow.describe(f"{window}{ending}", table, how.sums, source=f"final() of table {upstream.table.name}")
-            between = chain(self, upstream, table, how)
-            made = AggregatedWindows(flow, table, between.get_topic_name(), self.keep_ms)
-            self._gather(made, how, between)
-            return made
-        grace = duration_text(self.timing.grace_ms)
-        flow.describe(f"window({self.windows}, grace={grace}) → {ending}", table, how.sums)
-        if flow.keyed is None:
+        if upstream is None and flow.keyed is None:
             made = AggregatedWindows(flow, table, flow.topic.get_topic_name(), self.keep_ms)
             self._fill_in_place(made, how)
+            return made
+        into = WindowRepartition(flow, table, how)
+        made = AggregatedWindows(flow, table, into.topic.get_topic_name(), self.keep_ms)
+        if upstream is None:
+            self._combine(into, how)
         else:
-            key_type = UNKNOWN if flow.key_type is None else flow.key_type
-            between = flow.repartition(table, key_type, int, int, flow.declared_states(table, how))
-            made = AggregatedWindows(flow, table, between.get_topic_name(), self.keep_ms)
-            self._combine(made, how, between)
-            self._gather(made, how, between)
+            from .window_chains import chain
+
+            chain(upstream, flow, into, how)
+        self._gather(made, how, into.topic)
         return made
 
     def _table(self, name: str, how: Reducer, options: TableOptions) -> WindowTable:
@@ -236,25 +235,23 @@ class WindowedFlow:
 
         self.flow.add_filling_agent(table, self.flow.topic, fill)
 
-    def _combine(self, made: AggregatedWindows, how: Reducer, between: Topic) -> None:
+    def _combine(self, into: WindowRepartition, how: Reducer) -> None:
         """Make the agent before the repartition topic."""
-        table, late = made.table, self._late(made.table)
-        declared = self.flow.declared_states(table, how)
-        repartition = WindowRepartition(table, between, declared, self.flow.topic.get_topic_name())
+        table, late = into.table, self._late(into.table)
 
         async def combine(stream: Stream) -> None:
             stream.takes_control = True
             stream.max_ahead_ms = table.spec.max_ahead_ms(runtime_of(self.flow.app).settings.max_ahead_windows)
             source = self._source(stream, table, how, late)
-            told = ToldTimes(repartition, table.spec)
+            told = ToldTimes(into)
             async for batch in stream.queued_batches(source.wait_s):
                 if not batch.messages:
                     for resting in source.rest():
                         told.rest(stream, resting.channel, resting.time_ms, repeats=resting.repeats)
                     continue
-                states = repartition.begin(stream)
+                states = into.begin(stream)
                 judged = source.judge(batch, states)
-                repartition.end(stream, states)
+                into.end(stream, states)
                 told.move(stream, judged.channel, judged.time_ms, woke=judged.woke)
                 if stream.context.epoch.full:
                     stream.context.router.cut()

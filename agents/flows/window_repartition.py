@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from ..app import App
     from ..stream import Stream
     from ..tables.window_content import WindowSpec
-    from ..topic import Topic
+    from .flow import Ending
+    from .reducers import Reducer
 
 __all__ = ["ToldTimes", "WindowRepartition"]
 
@@ -31,14 +32,19 @@ class WindowRepartition:
     """The repartition topic of a table, as the agents see it that write to it.
 
     Args:
+        flow: the flow that is reduced into the table. Its repartition topic is declared.
+        how: reduces.
+
+    Attributes:
+        table: the table.
         topic: the topic.
-        declared: type of partial results; UNKNOWN if it is not declared.
-        channels: name of the topic whose partitions the watermarks are of.
     """
 
-    def __init__(self, table: WindowTable, topic: Topic, declared: object, channels: str) -> None:
-        self._table, self._topic, self._declared, self._channels = table, topic, declared, channels
-        self._name = topic.get_topic_name()
+    def __init__(self, flow: Ending, table: WindowTable, how: Reducer) -> None:
+        self._declared = flow.declared_states(table, how)
+        key_type = UNKNOWN if flow.key_type is None else flow.key_type
+        self.table, self.topic = table, flow.repartition(table, key_type, int, int, self._declared)
+        self._name = self.topic.get_topic_name()
 
     def begin(self, stream: Stream) -> States:
         """Return the partial results of the running epoch, to merge others into; none while the stream isolates
@@ -57,23 +63,23 @@ class WindowRepartition:
             return
         if not states:
             return
-        self._topic.need()
+        self.topic.need()
         check_finite([state for of_pane in states.values() for state in of_pane.values()])
         for output in self._outputs(states, clock.now_ms()):
             stream.context.send(output)
 
     def waiting(self, stream: Stream) -> WatermarkedPartials:
         """Return what is sent at the end of the running epoch."""
-        self._topic.need()
+        self.topic.need()
         partials = stream.context.epoch.outbox.partials
         if self._name not in partials:
             partials[self._name] = WatermarkedPartials(self._outputs, self._name, self._counts)
         return cast(WatermarkedPartials, partials[self._name])
 
     def _outputs(self, states: States, timestamp_ms: int | None) -> list[Output]:
-        declared, topic = self._declared, self._topic
+        declared, topic = self._declared, self.topic
         for of_pane in states.values() if declared is UNKNOWN else ():
-            check_known(self._table, of_pane)
+            check_known(self.table, of_pane)
         keys = [key for of_pane in states.values() for key in of_pane]
         values = [(key, *pane, state) for pane, of_pane in states.items() for key, state in of_pane.items()]
         encoded = topic.encoded(keys, values)
@@ -81,20 +87,16 @@ class WindowRepartition:
         return partial_records(topic, *encoded, timestamp_ms)
 
     def _counts(self) -> tuple[int, int]:
-        known = runtime_of(cast("App", self._topic.app)).engine.rebalance.partition_counts
-        return known.get(self._name) or self._table.changelog_partitions, known[self._channels]
+        known, spec = runtime_of(cast("App", self.topic.app)).engine.rebalance.partition_counts, self.table.spec
+        return known.get(self._name) or self.table.changelog_partitions, known[spec.channels_of or spec.source]
 
 
 class ToldTimes:
     """The stream times that an agent has told the operator behind a repartition topic. It tells them when something
-    may be due there, or in a table that is chained to it, not with each record.
+    may be due there, or in a table that is chained to it, not with each record."""
 
-    Args:
-        spec: the declaration of that operator's table.
-    """
-
-    def __init__(self, repartition: WindowRepartition, spec: WindowSpec) -> None:
-        self._repartition, self._spec = repartition, spec
+    def __init__(self, repartition: WindowRepartition) -> None:
+        self._repartition = repartition
         self._told_ms: dict[str, int] = {}
 
     def move(self, stream: Stream, channel: str, time_ms: int, *, woke: bool = False) -> None:
@@ -110,7 +112,7 @@ class ToldTimes:
             self._told_ms[channel] = time_ms
 
     def _is_due(self, channel: str, time_ms: int) -> bool:
-        return _is_due(self._spec, self._told_ms.get(channel, NEVER_MS), time_ms)
+        return _is_due(self._repartition.table.spec, self._told_ms.get(channel, NEVER_MS), time_ms)
 
 
 def _is_due(spec: WindowSpec, before_ms: int, after_ms: int) -> bool:
