@@ -42,6 +42,12 @@ def sums(app: anabranch.App, *, by_key: bool = False, function: Any = None) -> A
     return made
 
 
+def app_of_sums() -> anabranch.App:
+    app = anabranch.App("pending", topic_partitions=1, settings=PATIENT)
+    sums(app)
+    return app
+
+
 def sale(number: int, at_s: float) -> dict[str, Any]:
     return {"user": f"u{number % 3}", "at": at_s, "price": number}
 
@@ -68,26 +74,16 @@ def send(world: World, sales: list[dict[str, Any]], batch: int = 4) -> None:
 
 
 def test_the_batches_of_an_epoch_are_joined_with_the_table_together(applied: list[int]) -> None:
-    def app() -> anabranch.App:
-        app = anabranch.App("pending", topic_partitions=1, settings=PATIENT)
-        sums(app)
-        return app
-
     sales = [sale(number, 1 + number / 100) for number in range(40)]
-    with World(app) as world:
+    with World(app_of_sums) as world:
         send(world, sales)
         assert world.table("sums") == counted(sales)
     assert applied == [3]
 
 
 def test_a_window_that_is_complete_closes_with_what_was_pending(applied: list[int]) -> None:
-    def app() -> anabranch.App:
-        app = anabranch.App("pending", topic_partitions=1, settings=PATIENT)
-        sums(app)
-        return app
-
     sales = [sale(number, number / 2) for number in range(64)]
-    with World(app) as world:
+    with World(app_of_sums) as world:
         send(world, sales)
         assert world.table("sums") == counted(sales)
         finals = {(v["key"], v["start"], v["end"]): v["total"] for v in world.topic("finals").values}
@@ -153,13 +149,8 @@ def test_a_function_that_reads_the_table_in_the_middle_of_a_batch_loses_nothing(
 def test_no_more_is_pending_than_a_partition_may_have(applied: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(window_states, "_MOST_PENDING", 5)
 
-    def app() -> anabranch.App:
-        app = anabranch.App("pending", topic_partitions=1, settings=PATIENT)
-        sums(app)
-        return app
-
     sales = [{"user": f"u{number}", "at": 1, "price": number} for number in range(40)]
-    with World(app) as world:
+    with World(app_of_sums) as world:
         send(world, sales)
         assert world.table("sums") == counted(sales)
     assert len(applied) > 3

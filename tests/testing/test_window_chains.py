@@ -129,7 +129,7 @@ class Chain:
 
 @dataclass(frozen=True)
 class Expected:
-    """What comes of logs.
+    """The results that logs lead to.
 
     Attributes:
         firsts: closed windows of the first table.

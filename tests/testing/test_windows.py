@@ -87,6 +87,20 @@ def test_the_end_of_a_bounded_run_s_input_closes_all_windows(
     assert sum(row["n"] for row in rows.values()) + len(late) >= 100 or kind != "tumbling"
 
 
+def play_with_faults(
+    kind: str, records: list[dict[str, Any]], *, by_key: bool, seeds: int, packed: bool = False
+) -> None:
+    """Play worlds with faults, and fail if one of them comes to another result than a world without."""
+    simulation = Simulation(
+        lambda: app_of(kind, by_key=by_key),
+        inputs=inputs(records, by_key=by_key),
+        seeds=seeds,
+        faults="kill,abort,lost-answer,rebalance",
+        packed=packed,
+    )
+    assert simulation.same_as_without_faults().worlds == seeds
+
+
 @pytest.mark.parametrize(
     ("kind", "by_key", "seeds"),
     [
@@ -99,14 +113,7 @@ def test_the_end_of_a_bounded_run_s_input_closes_all_windows(
     ],
 )
 def test_worlds_with_faults_close_the_same_windows(kind: str, by_key: bool, seeds: int) -> None:
-    simulation = Simulation(
-        lambda: app_of(kind, by_key=by_key),
-        inputs=inputs(sales(), by_key=by_key),
-        seeds=seeds,
-        faults="kill,abort,lost-answer,rebalance",
-    )
-    report = simulation.same_as_without_faults()
-    assert report.worlds == seeds
+    play_with_faults(kind, sales(), by_key=by_key, seeds=seeds)
 
 
 @pytest.mark.parametrize(("kind", "by_key", "seeds"), [("hopping", True, 4), ("tumbling", False, 3)])
@@ -124,14 +131,7 @@ def test_packed_batches_with_faults_close_the_windows_of_plain_records(
 
     monkeypatch.setattr(window_columns, "reduce_columns", counted)
     records = [sale for sale in sales() if isinstance(sale["at"], int) and isinstance(sale["price"], int)]
-    simulation = Simulation(
-        lambda: app_of(kind, by_key=by_key),
-        inputs=inputs(records, by_key=by_key),
-        seeds=seeds,
-        faults="kill,abort,lost-answer,rebalance",
-        packed=True,
-    )
-    simulation.same_as_without_faults()
+    play_with_faults(kind, records, by_key=by_key, seeds=seeds, packed=True)
     assert by_column > 10 * seeds
 
 
@@ -158,13 +158,7 @@ def small_chunks(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
 def test_windows_that_close_in_chunks_with_faults_between_them_close_once(
     kind: str, by_key: bool, seeds: int, small_chunks: list[int]
 ) -> None:
-    simulation = Simulation(
-        lambda: app_of(kind, by_key=by_key),
-        inputs=inputs(sales(), by_key=by_key),
-        seeds=seeds,
-        faults="kill,abort,lost-answer,rebalance",
-    )
-    assert simulation.same_as_without_faults().worlds == seeds
+    play_with_faults(kind, sales(), by_key=by_key, seeds=seeds)
     assert small_chunks.count(2) > 10 * seeds
 
 
@@ -206,13 +200,7 @@ def test_windows_that_take_long_to_close_do_so_in_several_steps(
 def test_windows_that_take_long_to_close_with_faults_meanwhile_close_once(
     kind: str, by_key: bool, seeds: int, slow_closing: None
 ) -> None:
-    simulation = Simulation(
-        lambda: app_of(kind, by_key=by_key),
-        inputs=inputs(sales(), by_key=by_key),
-        seeds=seeds,
-        faults="kill,abort,lost-answer,rebalance",
-    )
-    assert simulation.same_as_without_faults().worlds == seeds
+    play_with_faults(kind, sales(), by_key=by_key, seeds=seeds)
 
 
 @by_key_or_not
