@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack, cast
 
 import faust
-from mode import shortlabel
+from mode import BaseSignal, shortlabel
 from mode.utils.objects import cached_property
 
 from ..topics.errors import Usage
@@ -135,6 +135,13 @@ class App(faust.App):
         self._runtime = Runtime(self, id, settings, standby_replicas)
         self._web_tables = True
         super().__init__(self._runtime.group_id, **options)
+
+    def _init_signals(self) -> None:
+        """Make the signals, without the receivers of an app that is gone: mode keeps receivers by the app's address."""
+        super()._init_signals()
+        for signal in vars(self).values():
+            if isinstance(signal, BaseSignal):
+                signal._filter_receivers.pop(hash(self), None)  # pyright: ignore[reportPrivateUsage]
 
     # Settings -------------------------------------------------------------------------------------------------------
 

@@ -233,6 +233,18 @@ def test_a_signal_that_is_never_sent_cannot_be_waited_for() -> None:
     App("other").finalize()  # another app's handler is not its own
 
 
+def test_an_app_does_not_inherit_the_handlers_of_one_that_had_its_address(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(App, "__hash__", lambda app: 7, raising=False)
+    told: list[str] = []
+    old = App("gone")
+    old.on_produce_message.connect(lambda *args, **options: told.append("gone"))
+    old.on_configured.connect(lambda *args, **options: told.append("gone"))
+    new = App("new")
+    new.on_configured.connect(lambda *args, **options: told.append("new"))
+    new.finalize()
+    assert told == ["new"]
+
+
 def test_credentials_become_options_of_every_client(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("KAFKA_BOOTSTRAP_SERVERS", raising=False)
     credentials = faust.SASLCredentials(username="ann", password="s3cret", mechanism="SCRAM-SHA-512")
