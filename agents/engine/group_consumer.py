@@ -200,6 +200,10 @@ class GroupConsumer:
             self.kafka.pause([KafkaPartition(*at) for at in sorted(self._held - held)])
             self.kafka.resume([KafkaPartition(*at) for at in sorted(held - self._held)])
 
+    def is_paused(self, at: TopicPartition) -> bool:
+        """Return whether a partition is not consumed now, so that nothing is known of records that have come since."""
+        return at in self._held or bool(self._paused)
+
     def keep_alive(self) -> None:
         """Remain a member of the group while agents are busy: poll if the last poll was a second ago.
 
@@ -474,7 +478,7 @@ class GroupConsumer:
 def is_at_end(group: GroupConsumer, at: TopicPartition) -> bool:
     """Return whether all of a partition was consumed: nothing lies behind what was read, not even an open transaction.
     Needs `notice_ends`; sends no request."""
-    if at not in group.reached:
+    if at not in group.reached or group.is_paused(at):
         return False
     return 0 <= _end_of(group, at) <= group.reached[at]
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import anabranch
 import pytest
 from anabranch import Count, Sessions, Tumbling, World
+from anabranch.agents.engine.settings import EngineSettings
 from anabranch.agents.event_time.windows import Windows
+from anabranch.agents.failure_policy import Retry
 from anabranch.topics.errors import Usage
 from open_transaction import open_transaction
 
@@ -236,6 +238,33 @@ def test_failing_records_of_another_partition_do_not_end_the_silence(kind: str, 
             world.advance("1s")
         assert len(world.dead_letters("visits")) == 30
         assert ("ann", 0, 2) in told(world)
+
+
+def test_a_partition_is_not_idle_while_it_is_not_read_because_another_agent_retries_a_record() -> None:
+    def make() -> anabranch.App:
+        app = anabranch.App("idle", topic_partitions=2, settings=EngineSettings(batch_records=5))
+        visits = app.topic("visits", time="at", time_unit="s", grace="0s", idle_after="4s", partitions=2)
+        visits.key_by("user").window(Tumbling("10s")).aggregate("by-user", n=Count()).final().to("finals")
+
+        @app.agent(visits, name="other", on_failure=Retry(times=1, first_s=60.0, most_s=60.0))
+        async def other(stream):
+            async for visit in stream:
+                if visit["user"] == "bad":
+                    raise ValueError("refused")
+
+        return app
+
+    with World(make, start=START) as world:
+        visit(world, 1, 1)
+        for seconds in range(8):
+            visit(world, 1 + seconds, 0, user="bad" if seconds == 0 else "ann")
+        world.advance("1s")
+        for seconds in range(9, 30):
+            for partition in (0, 1):
+                visit(world, seconds, partition)
+            world.advance("1s")
+        world.advance("60s")
+        assert sum(row["n"] for row in world.table("by-user").values()) == 1 + 8 + 2 * 21
 
 
 def test_windows_are_looked_up_by_key_and_time() -> None:
