@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack, cast
 
 import faust
-from mode import BaseSignal, shortlabel
+from mode import shortlabel
 from mode.utils.objects import cached_property
 
 from ..topics.errors import Usage
@@ -46,9 +46,10 @@ from .declarations import (
 from .engine.settings import EngineSettings
 from .event_time.event_time import DEFAULT_IDLE, DEFAULT_JUMP, TimeUnit, Timing
 from .faust_adapter.faust_settings import Settings, check_names
+from .faust_adapter.faust_signals import check_signals, forget_receivers
 from .faust_adapter.faust_values import MODELS
 from .faust_adapter.transport import TableManager, Transport
-from .faust_adapter.unsampled_monitor import UnsampledMonitor
+from .faust_adapter.unsampled_monitor import UnsampledMonitor, check_sensors
 from .private_names import checked_names
 from .replies import ReplyConsumer
 from .runtime import Runtime
@@ -137,11 +138,8 @@ class App(faust.App):
         super().__init__(self._runtime.group_id, **options)
 
     def _init_signals(self) -> None:
-        """Make the signals, without the receivers of an app that is gone: mode keeps receivers by the app's address."""
         super()._init_signals()
-        for signal in vars(self).values():
-            if isinstance(signal, BaseSignal):
-                signal._filter_receivers.pop(hash(self), None)  # pyright: ignore[reportPrivateUsage]
+        forget_receivers(self)
 
     # Settings -------------------------------------------------------------------------------------------------------
 
@@ -180,17 +178,8 @@ class App(faust.App):
                 f"table {name}: on_window_close without windows",
                 hint=f"app.Table({name!r}, …).tumbling(size, expires=…)",
             )
-        sensors: Any = self.sensors
-        if (
-            self._monitor is not None and type(self._monitor) not in (UnsampledMonitor, *UnsampledMonitor.__bases__)
-        ) or set(sensors) - {self._monitor}:
-            raise Usage("Faust sensors are not supported", hint="read /metrics of the worker's web port instead")
-        signal: Any = self.on_produce_message
-        if list(signal.iter_receivers(self)):
-            raise Usage(
-                "the signal on_produce_message is not supported",
-                hint="set headers where records are sent: send(…, headers=…)",
-            )
+        check_sensors(self.sensors, self._monitor)
+        check_signals(self)
 
     # Faust's parts --------------------------------------------------------------------------------------------------
 

@@ -71,6 +71,7 @@ KNOWS_FAUST = {
     "agents/faust_adapter/consumer.py",
     "agents/event.py",
     "agents/faust_adapter/faust_settings.py",
+    "agents/faust_adapter/faust_signals.py",
     "agents/faust_adapter/faust_values.py",
     "replay/app_loader.py",
     "agents/web/health.py",

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, cast
 
 from faust.sensors import Monitor
 from mode import Service
 
-__all__ = ["UnsampledMonitor"]
+from ...topics.errors import Usage
+
+__all__ = ["UnsampledMonitor", "check_sensors"]
 
 _task = cast(Any, Service.task)
 
@@ -18,3 +21,18 @@ class UnsampledMonitor(Monitor):
     @_task
     async def _sampler(self) -> None:
         """Do nothing."""
+
+
+def check_sensors(sensors: Iterable[object], monitor: object) -> None:
+    """Refuse sensors of a program.
+
+    Args:
+        sensors: all sensors of the app.
+        monitor: that of the app itself, which is one of them, or None before there is one.
+
+    Raises:
+        Usage: there are others, or the monitor is not Faust's own.
+    """
+    own = monitor is None or type(monitor) in (UnsampledMonitor, Monitor)
+    if not own or set(sensors) - {monitor}:
+        raise Usage("Faust sensors are not supported", hint="read /metrics of the worker's web port instead")
