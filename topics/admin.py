@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Set
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -36,6 +36,9 @@ _LEADERS_S = 60.0
 _LATEST: Any = OffsetSpec.latest()
 _EARLIEST: Any = OffsetSpec.earliest()
 _AGAIN_S = 0.05
+
+# How long a topic that was there a moment ago may be missing from the brokers' lists before it counts as deleted.
+_DELETED_S = 10.0
 _ID_S = 5.0
 _LATE_S = 3.0
 
@@ -251,7 +254,10 @@ class Admin:
         return created
 
     def delete(self, topics: Iterable[str]) -> None:
-        """Delete topics; those that do not exist are ignored."""
+        """Delete topics; those that do not exist are ignored.
+
+        Waits until the brokers no longer list them: who took them for existing then would not create them anew.
+        """
         names = list(topics)
         if not names:
             return
@@ -261,6 +267,9 @@ class Admin:
             except KafkaException as exc:
                 if kafka_error(exc).code() != KafkaError.UNKNOWN_TOPIC_OR_PART:
                     raise from_kafka(exc, f"delete topic {name}") from exc
+        deadline_s = clock.now_s() + TIMEOUT_S
+        while self.partitions(names) and clock.now_s() < deadline_s:
+            clock.sleep(_AGAIN_S)
 
     def has_group(self, group: str) -> bool:
         """Return whether a consumer group of this name exists."""
@@ -405,6 +414,9 @@ class Admin:
 
         Args:
             none_is: the negative offset with which a broker answers that there is no such record.
+
+        Raises:
+            Stop: a topic has been deleted.
         """
         request = {KafkaPartition(p.topic, p.partition): spec for p in partitions}
         if not request:
@@ -419,10 +431,15 @@ class Admin:
                 raise KafkaException(KafkaError(KafkaError.LEADER_NOT_AVAILABLE))
             return found
 
-        return self._patiently("list offsets", ask)
+        return self._patiently("list offsets", ask, {tp.topic for tp in request})
 
-    def _patiently(self, doing: str, ask: Callable[[], T]) -> T:
-        began = renewed = clock.now_s()
+    def _patiently(self, doing: str, ask: Callable[[], T], topics: Set[str] = frozenset()) -> T:
+        """Repeat a call while a broker is away or does not know a new topic yet.
+
+        Args:
+            topics: the topics without which the call cannot succeed.
+        """
+        began = renewed = there_s = clock.now_s()
         while True:
             try:
                 return ask()
@@ -440,7 +457,15 @@ class Admin:
                 clock.sleep(_AGAIN_S)
                 # Without new metadata librdkafka would send the former leader's epoch for ever.
                 with contextlib.suppress(KafkaException):
-                    self._kafka.list_topics(timeout=TIMEOUT_S)
+                    listed = self._kafka.list_topics(timeout=TIMEOUT_S).topics
+                    missing = topics - {name for name, topic in listed.items() if topic.error is None}
+                    if not missing:
+                        there_s = clock.now_s()
+                    elif clock.now_s() > there_s + _DELETED_S:
+                        raise Stop(
+                            f"{doing}: there is no longer a topic {', '.join(sorted(missing))}",
+                            hint="was it deleted just now? start again: a worker creates the topics that it writes",
+                        ) from exc
 
     def _await_leaders(self, topics: Mapping[str, int]) -> None:
         deadline = clock.now_s() + _LEADERS_S

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from anabranch.topics.admin import TopicSpec
+from anabranch.topics.admin import Admin, TopicSpec
 from anabranch.topics.consumer_groups import ConsumerGroups
 from anabranch.topics.errors import Stop
 from confluent_kafka import TopicPartition
@@ -127,3 +127,19 @@ async def test_a_changelog_that_is_made_anew_under_a_worker_ends_it(lab: Any) ->
     assert isinstance(error, Stop)
     assert f"changelog {changelog} was deleted and recreated" in str(error)
     assert lab.committed(name, topic)[0][0] == 5
+
+
+async def test_a_changelog_that_is_deleted_while_the_worker_starts_ends_it(
+    lab: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    topic, name = lab.topic(), lab.fresh("app")
+    app = reading(lab, name, topic, [], table=True)
+    listed = Admin.partitions
+
+    def with_changelog(admin: Admin, topics: Any = None, **options: Any) -> dict[str, int]:
+        return {app.tables["totals"].changelog_name: 1, **listed(admin, topics, **options)}  # a list from before
+
+    monkeypatch.setattr(Admin, "partitions", with_changelog)
+    monkeypatch.setattr("anabranch.topics.admin._DELETED_S", 0.3)
+    with pytest.raises(Stop, match=f"there is no longer a topic {name}-totals-changelog"):
+        await lab.started(app)
