@@ -6,13 +6,21 @@ from datetime import UTC, datetime
 
 __all__ = ["format_duration_ms", "format_local_time", "format_time"]
 
+_FIRST_MS, _LAST_MS = -62_135_596_800_000, 253_402_300_799_999
+
 
 def format_time(time_ms: int) -> str:
     """Format a time, given in milliseconds since 1970, in UTC. Milliseconds are shown unless they are zero.
 
+    A record of Kafka can have any time, say one in microseconds: a time outside the years 1 to 9999 is shown as a number.
+
     >>> format_time(1357034400000)
     '2013-01-01T10:00:00Z'
+    >>> format_time(1357034400000000)
+    '1357034400000000 ms'
     """
+    if not _FIRST_MS <= time_ms <= _LAST_MS:
+        return f"{time_ms} ms"
     time = datetime.fromtimestamp(time_ms / 1000, UTC).replace(tzinfo=None)
     return time.isoformat(timespec="milliseconds" if time_ms % 1000 else "seconds") + "Z"
 

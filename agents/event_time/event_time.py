@@ -97,7 +97,8 @@ class EventTime:
                 or list(map(read, messages, messages))
             )
         if not isinstance(self.of, str) or PER_MS[unit or "ms"] != (1, 1):
-            return lambda values, messages: list(map(read, values, messages))
+            # Not `map`: a StopIteration of the user's function would end it, and leave values without a time.
+            return lambda values, messages: [read(*pair) for pair in zip(values, messages, strict=True)]
         taken = field(self.of)
         return lambda values, messages: _checked(list(map(taken, values)), unit) or list(map(read, values, messages))
 

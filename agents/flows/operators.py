@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, is_dataclass
-from functools import partial
 from itertools import chain, islice
 from operator import attrgetter, itemgetter
 from types import NoneType
@@ -84,7 +83,7 @@ class Map(Operator):
     of: Callable[..., object]
 
     def function(self, field: FieldReader = part) -> tuple[OfElements, FieldReader]:
-        return partial(map, getter(self.of, field)), part
+        return _mapped(getter(self.of, field)), part
 
 
 @dataclass(frozen=True)
@@ -94,7 +93,8 @@ class FlatMap(Operator):
     of: Callable[..., Iterable[object]]
 
     def function(self, field: FieldReader = part) -> tuple[OfElements, FieldReader]:
-        return lambda elements: chain.from_iterable(map(self.of, elements)), part
+        of = self.of
+        return lambda elements: (made for element in elements for made in of(element)), part
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,8 @@ class Filter(Operator):
         return isinstance(self.of, Expression)
 
     def function(self, field: FieldReader = part) -> tuple[OfElements, FieldReader]:
-        return partial(filter, getter(self.of, field)), field
+        of = getter(self.of, field)
+        return lambda elements: (element for element in elements if of(element)), field
 
     def apply_columns(self, frame: Frame) -> None:
         frame.keep(self.of)
@@ -125,7 +126,7 @@ class Select(Operator):
         return all(map(is_columnar, self.fields.values()))
 
     def function(self, field: FieldReader = part) -> tuple[OfElements, FieldReader]:
-        return partial(map, _field_reader(self.fields, field)), itemgetter
+        return _mapped(_field_reader(self.fields, field)), itemgetter
 
     def apply_columns(self, frame: Frame) -> None:
         frame.select(self.fields)
@@ -147,6 +148,12 @@ class WithColumns(Operator):
 
     def apply_columns(self, frame: Frame) -> None:
         frame.with_columns(self.fields)
+
+
+def _mapped(of: Callable[..., object]) -> OfElements:
+    """Return what applies a function to each element."""
+    # Not `map`, here and above: a StopIteration of the user's function would end it, as if there were no more elements.
+    return lambda elements: (of(element) for element in elements)
 
 
 def _field_reader(fields: Mapping[str, What], field: FieldReader) -> Callable[[object], dict[str, object]]:
@@ -236,8 +243,8 @@ class Keying:
     def _chunks(self, elements: Iterator[object], normal: Callable[[object], object]) -> Iterator[Iterator[Pair]]:
         key_of, value_of = self._key_of, self._value_of
         while chunk := list(islice(elements, _CHUNK)):
-            keys = self._exact(list(map(key_of, chunk)), normal)
-            yield zip(keys, chunk if value_of is None else map(value_of, chunk), strict=True)
+            keys = self._exact([key_of(element) for element in chunk], normal)
+            yield zip(keys, chunk if value_of is None else _mapped(value_of)(chunk), strict=True)
 
     def _exact(self, keys: list[object], normal: Callable[[object], object]) -> list[object]:
         """Return keys in the codec's form."""

@@ -7,6 +7,7 @@ from typing import Any
 
 from ...topics.errors import BadRecord, Usage
 from ...topics.serde import Codec
+from ..event_time.event_time import LATEST_MS
 from .absent import ABSENT
 from .expiry_sweep import ExpirySweep
 from .held_values import HeldValues
@@ -66,11 +67,21 @@ class TtlContent:
         self.time.load(self.store)
 
     def advance(self, timestamp_ms: int) -> None:
-        """Advance stream time to the timestamp of a record during which an agent touches the table."""
+        """Advance stream time to the timestamp of a record during which an agent touches the table.
+
+        Raises:
+            BadRecord: the timestamp lies after the year 2199.
+        """
         time = self.time
         if time.loaded_at != self.store.position:
             self.check()
         if timestamp_ms > time.now_ms:
+            if timestamp_ms >= LATEST_MS:  # in microseconds, say: all keys would expire, and never one again
+                raise BadRecord(
+                    f"table {self._table}: the record's timestamp, {timestamp_ms} ms, lies after the year 2199: is it in "
+                    "milliseconds?",
+                    hint="such a record would let all keys of the table expire",
+                )
             time.now_ms = timestamp_ms
 
     def advance_epoch(self) -> bool:

@@ -65,10 +65,7 @@ def table_grid(snapshot: Snapshot, *, most: int = _ROWS, title: str | None = Non
 
 def shown_time(cell: object) -> str:
     """Return a time in milliseconds as text; as a number where no calendar has it."""
-    try:
-        return format_time(cast(int, cell))
-    except (ValueError, OverflowError, OSError):
-        return _shown(cell)
+    return format_time(cast(int, cell))
 
 
 def _shown(cell: object) -> str:

@@ -253,6 +253,21 @@ def test_a_record_that_only_reads_moves_the_event_time_for_good() -> None:
     assert "a" not in real.table, "a late record works at the partition's stream time"
 
 
+def test_a_timestamp_in_microseconds_is_refused_and_lets_no_key_expire() -> None:
+    real = Real(int)
+    real.timestamp = 1_796_064_147_323
+    open_at(real.table, "in", 0)
+    real.table["a"] = 1
+    real.timestamp *= 1_000
+    for touch in (lambda: real.table.get("b"), lambda: list(real.table.items()), lambda: real.table.update(b=1)):
+        with pytest.raises(BadRecord, match="is it in milliseconds"):
+            touch()
+    real.commit()
+    real.timestamp = 1_796_064_147_323
+    open_at(real.table, "in", 0)
+    assert dict(real.table) == {"a": 1}
+
+
 def test_a_store_that_is_written_past_the_table_is_seen_as_it_is() -> None:
     #  real      ── a ── commit              ── shown
     #  another             └─ b, at 50 ──┘ comes in by the changelog

@@ -17,13 +17,14 @@ import anabranch
 import pytest
 from anabranch.agents.app import App
 from anabranch.agents.runtime import runtime_of
-from anabranch.replay.cli import console, dlq, logs, replay_plot, restore_bar, run_output, runs, table_grid, verify
+from anabranch.replay.cli import console, dlq, logs, replay_plot, restore_bar, run_output, runs, table_grid, tail, verify
 from anabranch.replay.cli import replay_output as show_replay
 from anabranch.replay.cli.console import ProgressView, Screen, write_json
 from anabranch.replay.cli.describe import _topics
 from anabranch.replay.cluster_choice import known_servers
 from anabranch.replay.replay_report import Report
 from anabranch.replay.table_reader import Snapshot
+from anabranch.replay.time_text import format_time
 from anabranch.replay.verify.comparison import Compared, Difference, Tally
 from anabranch.topics.errors import Stop, Usage
 from anabranch.topics.printable import hide_secrets, printable, without_passwords
@@ -119,6 +120,13 @@ def test_json_lines_escape_what_json_does_not(capsys: pytest.CaptureFixture[str]
     assert not (UNSAFE | {"\x7f"}) & set(written)
     assert "é" in written
     assert json.loads(written) == facts
+
+
+@pytest.mark.parametrize("time_ms", [1_796_064_147_323_000, -1_796_064_147_323_000, 2**63 - 1])
+def test_a_time_that_no_calendar_has_is_shown_as_a_number(capsys: pytest.CaptureFixture[str], time_ms: int) -> None:
+    assert format_time(time_ms) == table_grid.shown_time(time_ms) == f"{time_ms} ms"
+    tail._show_line(tail.ShownRecord("orders", 0, 1, None, abs(time_ms), b"k", b"v"))
+    assert capsys.readouterr().out == f"{abs(time_ms)} ms orders[0]@1  k  v\n"
 
 
 def test_pictures_are_valid_whatever_the_title() -> None:
