@@ -12,7 +12,7 @@ _FIRST_MS, _LAST_MS = -62_135_596_800_000, 253_402_300_799_999
 def format_time(time_ms: int) -> str:
     """Format a time, given in milliseconds since 1970, in UTC. Milliseconds are shown unless they are zero.
 
-    A record of Kafka can have any time, say one in microseconds: a time outside the years 1 to 9999 is shown as a number.
+    A record in Kafka can have any time, say one in microseconds. Times outside the years 1 to 9999 are numbers.
 
     >>> format_time(1357034400000)
     '2013-01-01T10:00:00Z'

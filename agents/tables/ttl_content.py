@@ -78,8 +78,8 @@ class TtlContent:
         if timestamp_ms > time.now_ms:
             if timestamp_ms >= LATEST_MS:  # in microseconds, say: all keys would expire, and never one again
                 raise BadRecord(
-                    f"table {self._table}: the record's timestamp, {timestamp_ms} ms, lies after the year 2199: is it in "
-                    "milliseconds?",
+                    f"table {self._table}: the record's timestamp, {timestamp_ms} ms, lies after the year 2199: "
+                    "is it in milliseconds?",
                     hint="such a record would let all keys of the table expire",
                 )
             time.now_ms = timestamp_ms

@@ -71,7 +71,10 @@ def test_a_function_that_raises_stop_iteration_fails_its_record_alone(flow: Call
 @pytest.mark.parametrize("unit", ["ms", "us"])
 def test_a_time_that_raises_stop_iteration_likewise(unit: str) -> None:
     per = {"ms": 1, "us": 1_000}[unit]
-    by_hour = lambda topic: topic.key_by(one).window(Tumbling("1h"), grace="0s")
+
+    def by_hour(topic: Topic) -> Any:
+        return topic.key_by(one).window(Tumbling("1h"), grace="0s")
+
     assert counted(by_hour, time=lambda value: (1_767_225_600_000 + stops(value)) * per, time_unit=unit) == (7, [AT])
 
 

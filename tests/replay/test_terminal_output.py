@@ -17,7 +17,18 @@ import anabranch
 import pytest
 from anabranch.agents.app import App
 from anabranch.agents.runtime import runtime_of
-from anabranch.replay.cli import console, dlq, logs, replay_plot, restore_bar, run_output, runs, table_grid, tail, verify
+from anabranch.replay.cli import (
+    console,
+    dlq,
+    logs,
+    replay_plot,
+    restore_bar,
+    run_output,
+    runs,
+    table_grid,
+    tail,
+    verify,
+)
 from anabranch.replay.cli import replay_output as show_replay
 from anabranch.replay.cli.console import ProgressView, Screen, write_json
 from anabranch.replay.cli.describe import _topics
