@@ -434,7 +434,6 @@ class AgentWindows(WindowWriter):
         Args:
             divisible: stop when the epoch has to end; the rest closes in the next one.
         """
-        called = 0
         for table, content in self._contents(at):
             if (self.stream.name, at.topic) not in content.inputs:
                 continue
@@ -442,19 +441,35 @@ class AgentWindows(WindowWriter):
                 if content.open.has_due(content.watermark_ms):
                     self.stream.context.epoch.touch()
                 content.open.close_due(content.watermark_ms)
-                continue
-            while True:
-                if divisible and self._must_end and content.open.has_due(content.watermark_ms):
-                    return False
-                rows = content.open.take_due(content.watermark_ms, 1)
-                if rows:
-                    await self._call(table, table.on_close, at, rows[0])
-                    called += 1
-                elif not content.open.has_due(content.watermark_ms):
-                    break
-                if not rows or called % _PAUSE_AFTER == 0:
-                    await asyncio.sleep(0)  # lets the loop see that a commit is due
+            elif not await self._told(table, table.on_close, content, at, divisible=divisible):
+                return False
         return True
+
+    async def _told(
+        self,
+        table: AgentWindowTable[Any],
+        on_close: CloseCallback,
+        content: WindowContent,
+        at: TopicPartition,
+        *,
+        divisible: bool,
+    ) -> bool:
+        """Close the windows of a table that are complete, and tell the program; see `_closed`."""
+        runner, called = cast(Any, self.stream.runner), 0
+        began_s, steps = clock.now_s(), runner.steps
+        while not (divisible and self._must_end and content.open.has_due(content.watermark_ms)):
+            rows = content.open.take_due(content.watermark_ms, 1)
+            if rows:
+                await self._call(table, on_close, at, rows[0])
+                called += 1
+            elif not content.open.has_due(content.watermark_ms):
+                return True
+            if not rows or called % _PAUSE_AFTER == 0:
+                if runner.steps == steps:  # else others have worked meanwhile, on their records
+                    self.stream.context.note_unpolled(clock.now_s() - began_s)
+                await asyncio.sleep(0)  # lets the loop see that a commit is due
+                began_s, steps = clock.now_s(), runner.steps
+        return False
 
     @property
     def _must_end(self) -> bool:

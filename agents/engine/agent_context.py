@@ -35,6 +35,7 @@ class AgentContext:
     Attributes:
         current: the runner whose coroutine is being executed; None between steps.
         asking: number of agents that wait for the answer of an agent; no commit is possible before the answer.
+        unpolled_s: seconds that agents have worked in this turn of the loop on something else than polled records.
         exited: names of agents that ended although the worker did not stop them.
         retries: the retry topics; each returns dead letters to one agent.
         tasks: the tasks of this worker.
@@ -60,6 +61,7 @@ class AgentContext:
         self.failures = Failures(host, self.epoch.outbox, self.retries)
         self.runners: list[Runner] = []
         self.exited: list[str] = []
+        self.unpolled_s = 0.0
 
     # Streams --------------------------------------------------------------------------------------------------------
 
@@ -224,6 +226,10 @@ class AgentContext:
     ) -> None:
         """Apply the agent's failure policy to a record; see `Failures`."""
         self.failures.apply_policy(stream, message, error, reason, records)
+
+    def note_unpolled(self, spent_s: float) -> None:
+        """Note that an agent has worked on something that fewer polled records would not have made shorter."""
+        self.unpolled_s += spent_s
 
     def savepoint(self, stream: RecordFeed) -> None:
         """Take a savepoint; called before and after each record while isolating. See `Failures`."""

@@ -317,7 +317,7 @@ class Engine:
         Every `_LONG_S` seconds, poll, and close the barrier if the epoch is due. Return early if the epoch cannot be
         committed or the worker stops.
         """
-        began = clock.now_s()
+        began, self.context.unpolled_s = clock.now_s(), 0.0
         while self._barrier.running and not (self._uncommittable or self.stopping):
             if await self._barrier.parked_within(_LONG_S):
                 break
@@ -332,7 +332,7 @@ class Engine:
                 break
             self._poll(during_work=True)
             self.context.wake()
-        self._group.poll_size.adjust(clock.now_s() - began)
+        self._group.poll_size.adjust(clock.now_s() - began - self.context.unpolled_s)
 
     def _poll(self, *, during_work: bool = False) -> bool:
         if not during_work and self._router.lacks_stream:

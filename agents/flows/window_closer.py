@@ -34,7 +34,11 @@ _CHUNK = 20_000
 """Windows that are closed before the worker does something else: commits, or processes records of other agents."""
 
 # How long windows are closed before that at most, in seconds: a program's functions may take their time.
-_CHUNK_S = 0.1
+_CHUNK_S = 0.05
+
+# The pause between two such steps, in seconds. Without one, the engine would not see that all agents are parked, and
+# could neither commit nor poll.
+_PAUSE_S = 0.001
 
 # Windows that are closed before the worker looks whether the epoch is full.
 _PORTION = 100
@@ -114,7 +118,7 @@ class WindowCloser:
     def wait_s(self) -> float:
         """Return the seconds until the next look at the windows, although no record has come."""
         if self._held or self._more_updates:
-            return 0.0
+            return _PAUSE_S
         if not self._listeners.updates:
             return LOOK_S
         return min(LOOK_S, max(0.0, self._next_updates_s - clock.now_s()))
@@ -154,7 +158,8 @@ class WindowCloser:
             self._held |= {partition: -1 for partition in queue.partitions.values() if partition not in self._seen}
         if queue.isolating and batch.messages:
             stream.context.savepoint(stream)  # what the record does is kept, whatever becomes of windows behind it
-        self._left, self._until_s = _CHUNK, clock.now_s() + _CHUNK_S
+        began_s = clock.now_s()
+        self._left, self._until_s = _CHUNK, began_s + _CHUNK_S
         for partition in list(self._held):
             self._seen.add(partition)
             if batch.messages and partition.at != batch.at and (stream.context.epoch.full or not self._left):
@@ -172,8 +177,9 @@ class WindowCloser:
             await self._send_updates()
         epoch = stream.context.epoch
         if self._left <= 0 and epoch.dirty:  # otherwise other agents' records would wait until the epoch is full
+            # Without a cut: agents that were resumed beside this one take their records before the epoch ends.
             epoch.hurry()
-            stream.context.router.cut()
+        stream.context.note_unpolled(clock.now_s() - began_s)
 
     def _pass_time_on(self, partition: PartitionQueue) -> None:
         if not self._passages or partition.at.topic not in self._stream.topic.topics:

@@ -354,3 +354,25 @@ def test_a_run_whose_windows_cannot_close_is_refused(tmp_path: Any) -> None:
         pytest.raises(Usage, match=r"agent pages\.count reads topic views, which has no"),
     ):
         world.run({"raw": file})
+
+
+@pytest.mark.parametrize("noted", [False, True])
+def test_polls_get_smaller_only_for_the_time_that_their_records_take(noted: bool) -> None:
+    def app() -> anabranch.App:
+        app = anabranch.App("slow", topic_partitions=1)
+
+        @app.agent(app.topic("orders", partitions=1))
+        async def work(stream: Any) -> None:
+            async for _ in stream:
+                await asyncio.sleep(1)
+                if noted:  # as windows do that close
+                    runtime_of(app).context.note_unpolled(1.0)
+
+        return app
+
+    with World(app) as world:
+        for _ in range(3):
+            world.send("orders", "order")
+            world.settle()
+        group = runtime_of(world.worker().app).engine._group  # pyright: ignore[reportPrivateUsage]
+        assert (group.poll_size.records < 500) is not noted
