@@ -7,7 +7,7 @@ none. Workers check for new retry topics at their start and every few seconds, a
 
 Timers of an agent that have failed return through a topic of their own, `<app>-<agent>-timers-retry`, of which each
 record is a timer that fires again. An agent that has no timers does not read it. So do windows whose `on_window_close`
-has failed, through `<app>-<agent>-windows-retry`.
+has failed, or that a flow could not send, through `<app>-<agent>-windows-retry`.
 
 The original order is not kept: a re-published record is processed after newer records of its key.
 """
@@ -19,16 +19,18 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from ...topics import threads
-from ...topics.dead_letter import FIRED, Origin, fired_retry_topics, read_retry, retry_topic
+from ...topics.dead_letter import FIRED, RETRY_SUFFIX, Origin, fired_retry_topics, read_retry, retry_topic
 from ...topics.errors import AnabranchError
 from ...topics.headers import headers_of
 from ...topics.producer import Headers
 from ...topics.threads import daemon_thread
 from ...topics.topic_partition import TopicPartition
+from ..tables.agent_window_table import AgentWindowTable
+from ..tables.window_table import WindowTable
 from .protocols import Host, RecordFeed, topics_read
 from .router import Router
 
-__all__ = ["RetryTopics"]
+__all__ = ["RetryTopics", "existing_retry_topics"]
 
 logger = logging.getLogger(__name__)
 
@@ -55,18 +57,11 @@ class RetryTopics:
 
     def of(self, agent: str, topic: str) -> str:
         """Return the retry topic to which a record of a topic is re-published for an agent."""
-        found = self._host.agents.get(agent)
-        declared = [] if found is None else topics_read(found)
-        return retry_topic(self._host.conf.id, agent, None if declared == [topic] else topic)
+        return _of(self._host, agent, topic)
 
     def of_fired(self, agent: str, kind: str) -> str:
         """Return the retry topic of what an agent fires of a kind, such as its timers: one that no records go to."""
-        own, other = fired_retry_topics(self._host.conf.id, agent, kind)
-        found = self._host.agents.get(agent)
-        read = topics_read(found) if found else ()
-        # A flow's agent has the name of its table, which is `<topic>-windows` unless it is given another.
-        taken = f"{agent}-{kind}" in self._host.agents or own in (self.of(agent, topic) for topic in read)
-        return other if taken else own
+        return _of_fired(self._host, agent, kind)
 
     def is_of_fired(self, agent: str, topic: str) -> bool:
         """Return whether the records of a topic are what an agent has fired; read as records, they would be wrong."""
@@ -84,7 +79,8 @@ class RetryTopics:
         for stream in self._router.streams:
             if stream.clock is not None:  # behind `group_by`, that is another topic than the agent's
                 found[self.of_fired(stream.name, "timers")] = stream.name, stream.topic.get_topic_name()
-            if stream.windows is not None and stream.windows.tells:
+            tells = stream.windows is not None and stream.windows.tells and not stream.grouped
+            if tells or stream.tells_finals:
                 found[self.of_fired(stream.name, "windows")] = stream.name, stream.topic.topics[0]
         declared = {name for topic in self._host.topics for name in topic.topics}
         return {name: of for name, of in found.items() if name not in declared}
@@ -132,3 +128,52 @@ class RetryTopics:
         if origin is None or origin.topic != topic:  # not written by `dlq replay`, or the header names another topic
             origin = Origin(topic, message.partition(), message.offset(), getattr(message, "row", None))
         return origin, own
+
+
+def _of(host: Host, agent: str, topic: str) -> str:
+    found = host.agents.get(agent)
+    declared = [] if found is None else topics_read(found)
+    return retry_topic(host.conf.id, agent, None if declared == [topic] else topic)
+
+
+def _of_fired(host: Host, agent: str, kind: str) -> str:
+    own, other = fired_retry_topics(host.conf.id, agent, kind)
+    found = host.agents.get(agent)
+    read = topics_read(found) if found else ()
+    # A flow's agent has the name of its table, which is `<topic>-windows` unless it is given another.
+    taken = f"{agent}-{kind}" in host.agents or own in (_of(host, agent, topic) for topic in read)
+    return other if taken else own
+
+
+def existing_retry_topics(host: Host, existing: Iterable[str]) -> list[str]:
+    """Return the topics among some that are retry topics of the app, and that agents read.
+
+    Not those of timers and windows for which the program has had a function when they were made, and has none now: what
+    they hold waits for a program that has.
+    """
+    app, agents = host.conf.id, host.agents
+    prefixes = tuple(f"{retry_topic(app, name).removesuffix(RETRY_SUFFIX)}-" for name in agents)
+    found = [name for name in existing if name.endswith(RETRY_SUFFIX) and name.startswith(prefixes)]
+    unread = _unread(host)
+    return [name for name in found if name not in unread]
+
+
+def _unread(host: Host) -> set[str]:
+    """Return the retry topics of what agents have fired of a kind that they do not fire any more."""
+    app, agents = host.conf.id, host.agents
+    read = {retry_topic(app, name, topic) for name, agent in agents.items() for topic in (None, *topics_read(agent))}
+    fired = [(name, kind) for name in agents for kind in FIRED]
+    read |= {_of_fired(host, name, kind) for name, kind in fired if _fires(host, name, kind)}
+    return {topic for name, kind in fired for topic in fired_retry_topics(app, name, kind)} - read
+
+
+def _fires(host: Host, agent: str, kind: str) -> bool:
+    """Return whether an agent may fire something of a kind, as far as the program declares it."""
+    if kind == "timers":
+        return host.agents[agent].timers is not None
+    tables = [table for table in host.tables if isinstance(table, WindowTable)]
+    for table in tables:
+        if table.name == agent and not isinstance(table, AgentWindowTable):
+            return table.is_sent  # the agent of a flow, which fills it
+    # Any other agent may write to the tables that agents write, and closes their windows then.
+    return any(isinstance(table, AgentWindowTable) and table.on_close is not None for table in tables)

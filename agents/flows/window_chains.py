@@ -45,8 +45,8 @@ from .element_types import UNKNOWN
 from .expressions import part
 from .flow import NoOperators
 from .operators import Keying, Operator
-from .window_closer import window_element
 from .window_flow import AggregatedWindows, WindowedFlow, WindowRecords, checked_windows, send_windows
+from .window_letters import window_element
 from .window_repartition import ToldTimes, WindowRepartition
 
 if TYPE_CHECKING:

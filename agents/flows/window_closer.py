@@ -11,24 +11,26 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from ...topics import clock
 from ...topics.control_records import carries_control, is_control
-from ...topics.errors import Stop
+from ...topics.errors import BadRecord, Stop
 from ...topics.packed import Rows
 from ...topics.topic_partition import TopicPartition
 from ..engine.partition_queue import PartitionQueue, QueuedBatch
 from ..event_time.channel import END_MS, NEVER_MS, Channel
-from ..firings import ClosingWindow, fire
+from ..firings import KIND, ClosingWindow, fire
 from ..runtime import runtime_of
 from ..tables.absent import ABSENT
 from ..tables.value_cache import own_copy
 from ..tables.window_table import WindowTable, window_content, window_partition
 from .window_agents import LOOK_S
+from .window_letters import is_whole, retold, window_element
 
 if TYPE_CHECKING:
+    from ...topics.message import Message
     from ..stream import Stream
     from ..tables.open_windows import WindowKey
     from ..tables.window_content import WindowContent
 
-__all__ = ["Listeners", "Passage", "Send", "WindowCloser", "timestamp_of", "timestamp_within", "window_element"]
+__all__ = ["Listeners", "Passage", "Send", "WindowCloser", "timestamp_of", "timestamp_within"]
 
 _CHUNK = 20_000
 """Windows that are closed before the worker does something else: commits, or processes records of other agents."""
@@ -108,6 +110,8 @@ class WindowCloser:
         self._left = _CHUNK  # windows that may still be sent in the running call of `close`
         self._until_s = 0.0  # when that call ends in any case
         self._next_updates_s, self._more_updates = self._first_updates_s(), False
+        self._retry_topic = stream.context.retries.of_fired(stream.name, KIND)
+        stream.tells_finals = bool(listeners.finals)
 
     def _first_updates_s(self) -> float:
         now_s, listeners = clock.now_s(), self._listeners
@@ -137,6 +141,31 @@ class WindowCloser:
     def wake(self, at: TopicPartition) -> None:
         """Note that a partition was idle before its last record."""
         self._woke.add(self._stream.queue.at(at))
+
+    async def told_again(self, batch: QueuedBatch) -> bool:
+        """Send the windows again whose records are of the retry topic of windows; return False if the batch is not."""
+        if batch.at.topic != self._retry_topic:
+            return False
+        for message in batch.messages:
+            await self._tell_again(batch.at, message)
+        return True
+
+    async def _tell_again(self, at: TopicPartition, message: Message) -> None:
+        stream, table, finals, again = self._stream, self._table, self._listeners.finals, message.offset() or 0
+        stream.message = message
+        try:
+            row, value, origin = retold(table, message)
+            if not finals:
+                raise BadRecord(f"a window of {table.name} cannot be sent again: the program has no final() for it")
+        except BadRecord as exc:
+            stream.context.apply_policy(stream, message, exc, "decode")
+            return
+        stream.message = None
+        if value is ABSENT:
+            value = window_partition(table)[0].find(row)
+        own = TopicPartition(stream.topic.topics[0], at.partition)
+        place = (again if origin is None else origin.offset), again
+        await fire(stream, self._firing(finals, own, row, value, END_MS, again=place))
 
     def begin(self, batch: QueuedBatch) -> None:
         """Note that a batch is about to be processed, so that its partition can no longer stay where it is."""
@@ -249,19 +278,28 @@ class WindowCloser:
             self._left = 0
 
     def _firing(
-        self, sends: Sequence[Send], at: TopicPartition, row: WindowKey, value: Any, time_ms: int
+        self,
+        sends: Sequence[Send],
+        at: TopicPartition,
+        row: WindowKey,
+        value: Any,
+        time_ms: int,
+        again: tuple[int, int] | None = None,
     ) -> ClosingWindow:
-        table = self._table
+        table, is_update = self._table, sends is self._listeners.updates
         return ClosingWindow(
             self._stream,
             table,
             at,
             row,
-            lambda: window_element(table, row, value),
+            lambda: window_element(table, row, {} if value is ABSENT else value),
             source=table.spec.source,
             due_ms=timestamp_within(row, time_ms),
-            as_="final" if sends is self._finals else "update",
+            as_="update" if is_update else "final",
             tell=lambda: _tell(sends, row, value, time_ms),
+            # Other windows that are made of it have closed without it.
+            returns=lambda: not (is_update or self._passages) and (value is ABSENT or is_whole(table, row, value)),
+            again=again,
         )
 
     async def _closed(self, at: TopicPartition) -> bool:
@@ -288,21 +326,13 @@ class WindowCloser:
 
 
 async def _tell(sends: Sequence[Send], row: WindowKey, value: Any, time_ms: int) -> None:
+    if value is ABSENT:
+        raise BadRecord(
+            "the table does not have the window any more, and neither has its dead letter",
+            hint="its value was larger than a dead letter may be",
+        )
     for send in sends:
         await send(row, own_copy(value), time_ms)
-
-
-def window_element(table: WindowTable, row: WindowKey, value: Any) -> dict[str, Any]:
-    """Return a window as an element of a flow, and as its dead letter shows it."""
-    key, start, end = row
-    fields = cast("dict[str, Any]", value) if isinstance(value, dict) else {"value": value}
-    hidden = table.state_fields
-    return {
-        "key": key,
-        "start": start,
-        "end": end,
-        **{name: field for name, field in fields.items() if name not in hidden},
-    }
 
 
 def _held_offset(stream: Stream, batch: QueuedBatch) -> int:

@@ -37,7 +37,8 @@ from .late_records import LateRecords
 from .operators import Filter, FlatMap, Keying, Map, Operator, Select, WithColumns
 from .reducers import AggregateReducer, PairReducer, Reducer
 from .window_agents import Source, control_apart
-from .window_closer import Listeners, WindowCloser, timestamp_within, window_element
+from .window_closer import Listeners, WindowCloser, timestamp_within
+from .window_letters import window_element
 from .window_repartition import ToldTimes, WindowRepartition
 from .window_states import Joining, merge_panes
 
@@ -215,6 +216,8 @@ class WindowedFlow:
             source, closer = self._source(stream, table, how, late), WindowCloser(stream, table, made.listeners)
             joining = Joining(stream, table, how)
             async for batch in stream.queued_batches(closer.wait_s):
+                if await closer.told_again(batch):
+                    continue
                 closer.begin(batch)
                 if batch.messages:
                     state, states = joining.begin(batch)
@@ -266,6 +269,8 @@ class WindowedFlow:
             stream.takes_control = True
             closer, joining = WindowCloser(stream, table, made.listeners), Joining(stream, table, how)
             async for batch in stream.queued_batches(closer.wait_s):
+                if await closer.told_again(batch):
+                    continue
                 closer.begin(batch)
                 if batch.messages:
                     records, control = control_apart(stream, batch)
@@ -486,6 +491,7 @@ def send_windows(records: WindowRecords, keyed: tuple[What, What] | None, topic:
             await target.send(key=cast(Any, key), value=cast(Any, element), timestamp=timestamp_s)
 
     made.listeners.finals.append(send)
+    table.is_sent = True
     if records.every_s is not None:
         made.listeners.every_s = records.every_s
         made.listeners.updates.append(send)

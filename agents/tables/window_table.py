@@ -57,6 +57,7 @@ class WindowTable(Table[Any, V]):
     """A table of windows. Its keys are (key, start, end), with times in milliseconds."""
 
     keeps_stream_time = True
+    is_sent = False  # whether a flow sends its closed windows, one by one
 
     def __init__(self, name: str, *, spec: WindowSpec, **options: Any) -> None:
         self.spec, self.own_keys = spec, _own_keys(name, spec.key_type)

@@ -192,8 +192,8 @@ def replay(
 
     A record goes to APP-AGENT-retry, which only that agent reads: other agents of its topic do not see it again.
     Running workers find this topic within seconds. Later records of the same key have been processed before it. Dead
-    letters without an agent go to the topic that they came from. A window whose on_window_close has failed is told
-    again, with the value that it had when it closed; windows of flows (final, updates) are not.
+    letters without an agent go to the topic that they came from. A window whose on_window_close has failed, or that
+    could not be sent behind final(), is told again with the value that it had when it closed; updates are not.
 
     The command can be repeated, after a crash or with other filters: it re-publishes only what has not been
     re-published yet. A record that fails again becomes a new dead letter, which the next replay re-publishes.
@@ -368,12 +368,12 @@ def show_republication(report: Republication, *, dry_run: bool) -> None:
         out.print(f"  {letter.partition}@{letter.offset}  {plain(letter.facts.get('error', ''))}", markup=True)
     if report.windows:
         out.print(
-            f"  [yellow]{counted(report.windows, 'window')} not re-published[/yellow]: only those of on_window_close, "
-            "with a key and value",
+            f"  [yellow]{counted(report.windows, 'window')} not re-published[/yellow]: a window returns only to its "
+            "agent, without --to, and not if",
             markup=True,
         )
-        out.print("  that JSON knows, go back, to their agent; correct the function, and send what is missing from:")
-        out.print("  anabranch dlq show TOPIC --reason window -J")
+        out.print("  it is an update, other windows are made of it, or JSON does not give its key and value back")
+        out.print("  correct the function, and send what is missing from: anabranch dlq show TOPIC --reason window -J")
     if report.without_record:
         out.print(
             f"  [yellow]{counted(report.without_record, 'dead letter')} without a record[/yellow]: a bad line of a "

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from ...topics.admin import Admin
 from ...topics.cluster import Cluster
-from ...topics.dead_letter import RETRY_SUFFIX, SUFFIX, Origin, fired_retry_topics, read_headers, retry_topic
+from ...topics.dead_letter import OPERATOR_HEADER, RETRY_SUFFIX, SUFFIX, Origin, read_headers, retry_topic
 from ...topics.headers import copied_headers
 from ...topics.json_value import JsonValue
 from ...topics.message import Message
@@ -100,9 +100,9 @@ class DeadLetterRecord:
 
     @property
     def is_of_window(self) -> bool:
-        """True if it holds a window, which is no record: one that failed, or that could not be told again."""
-        app, agent = self.facts.get("app", ""), self.facts.get("agent", "")
-        return self.reason == "window" or self.facts.get("retry-topic") in fired_retry_topics(app, agent, "windows")
+        """True if it holds a window, which is no record: one that has failed, or one from a retry topic that could not
+        be read, with the header that `dlq replay` gives only to windows."""
+        return self.reason == "window" or [name for name, _ in self.headers] == [OPERATOR_HEADER]
 
     @property
     def record_ms(self) -> int:

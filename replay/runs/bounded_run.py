@@ -20,13 +20,13 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from ...agents.app import App
+from ...agents.engine.replayed_dead_letters import existing_retry_topics
 from ...agents.runtime import COMPLETE, runtime_of
 from ...agents.topic import Topic
 from ...topics import clock
 from ...topics.admin import Admin, TopicSpec
 from ...topics.cluster import Cluster
 from ...topics.consumer_groups import ConsumerGroups
-from ...topics.dead_letter import RETRY_SUFFIX, retry_topic
 from ...topics.errors import AnabranchError, Stop, Usage
 from ...topics.partitioner_registry import PartitionerRegistry
 from ...topics.partitioners import Partitioner
@@ -317,12 +317,8 @@ class BoundedRun:
 
     def _topics_read(self) -> list[str]:
         """Return the topics that the agents read, including their retry topics (`dlq replay`)."""
-        prefixes = tuple(
-            f"{retry_topic(self.app.conf.id, name).removesuffix(RETRY_SUFFIX)}-" for name in self.app.agents
-        )
-        there = Admin(self._cluster).partitions()
-        retried = [name for name in there if name.endswith(RETRY_SUFFIX) and name.startswith(prefixes)]
-        return [*(runtime_of(self.app).resolve_topic(name) for name in self._app_topics), *retried]
+        runtime, there = runtime_of(self.app), Admin(self._cluster).partitions()
+        return [*(runtime.resolve_topic(name) for name in self._app_topics), *existing_retry_topics(runtime, there)]
 
     def _replay_and_process(
         self, report: RunReport, completion: Completion, pool: WorkerPool, counts: BackgroundCounts

@@ -197,7 +197,7 @@ def test_a_window_that_is_larger_than_its_dead_letter_may_be_is_named(topic_byte
         assert windows(world)[30, 40], "the worker goes on"
 
 
-async def test_a_window_of_a_flow_is_listed_and_shown_and_not_re_published(lab: Any, broker: Any, capsys: Any) -> None:
+async def test_a_window_of_a_flow_is_listed_and_goes_to_no_other_topic(lab: Any, broker: Any, capsys: Any) -> None:
     topic, app = lab.topic(1), lab.app(lab.fresh("app"))
     lab.produce(topic, [("a", {"page": "a", "at": at}) for at in (1, 2, 31)])
     sales = app.topic(topic, time="at", time_unit="s", grace=0, idle_after=None)
@@ -206,7 +206,7 @@ async def test_a_window_of_a_flow_is_listed_and_shown_and_not_re_published(lab: 
     async with lab.running(app):
         await lab.caught_up(topic, app)
         await lab.until(lambda: runtime_of(app).status.dead_letters_total == 1, "a dead letter")
-    letters = Republisher(broker, f"{topic}.dlq", runs_topic=lab.fresh("runs"))
+    letters = Republisher(broker, f"{topic}.dlq", to=topic, runs_topic=lab.fresh("runs"))
     show_letters(letters.read(DeadLetterFilter()), most=5, as_json=False, raw=False, private=NOTHING)
     shown = capsys.readouterr().out
     assert "window 1970-01-01T00:00:00.000Z/1970-01-01T00:00:10.000Z of table by-page" in shown
@@ -214,7 +214,7 @@ async def test_a_window_of_a_flow_is_listed_and_shown_and_not_re_published(lab: 
     for report in letters.preview(DeadLetterFilter()), letters.republish(DeadLetterFilter()):
         assert (report.sent, report.windows, report.without_record) == (0, 1, 0)
     show_republication(report, dry_run=False)
-    assert "1 window not re-published: only those of on_window_close" in capsys.readouterr().out
+    assert "1 window not re-published: a window returns only to its agent" in capsys.readouterr().out
 
 
 RUN = """

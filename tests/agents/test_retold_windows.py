@@ -14,8 +14,8 @@ from anabranch.agents.runtime import runtime_of
 from anabranch.agents.window_teller import can_be_told_again
 from anabranch.replay.dead_letters.dead_letter_reader import DeadLetterFilter
 from anabranch.replay.dead_letters.republisher import Republication, Republisher
-from anabranch.replay.late_history import count_late_letters
 from page_views import View
+from replayed_letters import replay_letters
 
 
 class Seen(faust.Record):
@@ -62,17 +62,7 @@ def send(world: World, *times: int, partitions: tuple[int, ...] = (0, 1)) -> Non
 
 
 def replay(world: World, **chosen: Any) -> Republication:
-    """`anabranch dlq replay views`, and what workers make of it."""
-    with world.environment.entered():
-        cluster = world.environment.kafka.cluster()
-        letters = Republisher(cluster, "views.dlq", **chosen)
-        left = [letter for letter, _ in letters.read(DeadLetterFilter())]
-        assert not count_late_letters(cluster, left, None, now=False)
-        report = letters.republish(DeadLetterFilter())
-    world.worker().kill()  # it looks for retry topics when it starts
-    world.worker().start()
-    world.settle()
-    return report
+    return replay_letters(world, "views", **chosen)
 
 
 @pytest.fixture(autouse=True)
