@@ -8,7 +8,7 @@ they were too large, is sent with what the table has, as long as it has the wind
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import msgspec
 
@@ -46,7 +46,7 @@ def window_element(table: WindowTable, row: WindowKey, value: Any) -> dict[str, 
     """Return a window as an element of a flow, and as its dead letter shows it."""
     key, start, end = row
     hidden = table.state_fields
-    fields: dict[str, Any] = value if isinstance(value, dict) else {"value": value}
+    fields = cast("dict[str, Any]", value) if isinstance(value, dict) else {"value": value}
     return {
         "key": key,
         "start": start,
