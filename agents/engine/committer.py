@@ -186,13 +186,13 @@ class ExactlyOnce:
 
     def _complete(self, queued: QueuedCommit) -> Positions:
         kafka, reports, request = self._kafka, self._reports, queued.request
+        if request.offsets and request.group is not None:
+            kafka.send_offsets(request.offsets, request.group)
         try:
-            queued.compare()
+            queued.compare()  # the answer has come while the offsets were sent
         except Stop:
             kafka.abort()
             raise
-        if request.offsets and request.group is not None:
-            kafka.send_offsets(request.offsets, request.group)
         if reports.reporting:
             kafka.flush()
             if reports.unsure:

@@ -7,6 +7,7 @@ counters. A rollback drops the frozen epoch together with the one that follows i
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -142,18 +143,16 @@ class Epoch:
         return self.full or (self._router.gathered_bytes >= self._settings.epoch_bytes and self.dirty)
 
     @property
-    def affordable(self) -> bool:
-        """True if the epoch may end early.
+    def affordable_in_s(self) -> float:
+        """Seconds until the epoch may end early: from then on, commits stay within `commit_share` of the time.
 
-        True if commits stay within `commit_share` of the time. False while the history of a bounded run is not
-        completely in Kafka, because nobody waits for its results.
+        Infinite while the history of a bounded run is not completely in Kafka, because nobody waits for its results.
         """
-        complete = self._host.history_complete
-        if complete is not None and not complete.is_set():
-            return False  # an idle worker leaves the processor to the process that feeds it
-        share = self._settings.commit_share
+        complete, share = self._host.history_complete, self._settings.commit_share
+        if share <= 0 or (complete is not None and not complete.is_set()):
+            return math.inf  # an idle worker leaves the processor to the process that feeds a bounded run
         since_s = max(self._began_s, self.committed_s)
-        return (clock.now_s() - since_s) * share >= self._cost_s * (1 - share)
+        return since_s + self._cost_s * (1 - share) / share - clock.now_s()
 
     def begin(self) -> None:
         """Begin a new epoch now."""

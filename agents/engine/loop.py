@@ -52,6 +52,8 @@ __all__ = ["Engine"]
 logger = logging.getLogger(__name__)
 
 _IDLE_MAX_S = 0.005
+# A wait until some time is longer by this, so that the time has come after it, whatever floats make of the difference.
+_ROUNDING_S = 0.0001
 # While agents run for longer than this, the loop polls beside them. So the worker remains a member of the group, and an
 # agent may `ask` another agent of the same worker.
 _LONG_S = 0.02
@@ -304,11 +306,13 @@ class Engine:
             return 0.0
         if self._commits.under_way:
             await self._commits.ended(idle_s)
-        elif self._epoch.dirty and self._epoch.affordable:
+        elif not self._epoch.dirty:
+            await threads.idle(idle_s)
+        elif (affordable_in_s := self._epoch.affordable_in_s) > 0:
+            await threads.idle(min(idle_s, affordable_in_s + _ROUNDING_S))
+        else:
             await self._commit()
             return 0.0
-        else:
-            await threads.idle(idle_s)
         return min(idle_s + 0.001, _IDLE_MAX_S)
 
     async def _work(self) -> None:

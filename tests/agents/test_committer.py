@@ -53,6 +53,25 @@ async def test_nobody_waits_for_an_idle_worker_before_the_history_is_complete(la
     assert [message.value() for message in drain(f"{app.conf.id}-totals-changelog")] == [b"3"]
 
 
+async def test_without_a_share_of_the_time_for_commits_an_epoch_ends_when_it_is_full(lab, drain) -> None:
+    settings = EngineSettings(session_timeout_ms=6_000, epoch_s=600.0, commit_share=0, max_outputs=2)
+    topic, out, app = lab.topic(), lab.topic(), lab.app(lab.fresh("app"), settings=settings)
+    target = app.topic(out)
+
+    @app.agent(app.topic(topic))
+    async def passes(stream):
+        async for value in stream:
+            await target.send(value=value)
+
+    async with lab.running(app):
+        lab.produce(topic, [1])
+        await lab.until(lambda: runtime_of(app).status.records_total == 1, "a record")
+        assert drain(out) == []
+        lab.produce(topic, [2])
+        await lab.caught_up(topic, app)
+        assert len(drain(out)) == 2
+
+
 @pytest.mark.parametrize("what", ["outputs", "changes"])
 def test_a_client_that_was_broken_before_it_was_asked_is_replaced(lab, monkeypatch, what) -> None:
     #  committer  ── transaction ──      ✗ told of it meanwhile ── commit: Rebuild

@@ -35,11 +35,11 @@ from report import Target
 __all__ = ["measure"]
 
 PARTITIONS = 4
-GOALS_MS = {50: 30.0, 99: 100.0}
+GOALS_MS = {50: 15.0, 99: 40.0}
 WARM_S = 30.0
 MEASURED_S = 60.0
 _STEP_S = 0.005
-_PAUSE_S = 0.005
+_PAUSE_S = 0.002
 _STALL_MS = 100.0
 # Late records that were sent this close to each other waited for the same thing.
 _APART_S = 0.1
