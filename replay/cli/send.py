@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from io import TextIOWrapper
 from typing import TYPE_CHECKING, NamedTuple
 
 import click
@@ -25,6 +26,9 @@ __all__ = ["named_topic", "send"]
 
 _FLUSH_S = 30.0
 _QUEUED = 10_000
+
+# Arguments and lines that are no UTF-8 are sent byte for byte.
+_BYTES = "surrogateescape"
 
 _EARLIER = "the lines before it have been sent"
 
@@ -135,7 +139,9 @@ def _pairs(key: str | None, value: str | None, key_before: str | None, null: boo
 
 
 def _lines(key_before: str | None) -> Iterator[Pair]:
-    for number, line in enumerate(sys.stdin, 1):
+    if isinstance(sys.stdin, TextIOWrapper):
+        sys.stdin.reconfigure(encoding="utf-8", errors=_BYTES)
+    for number, line in enumerate(sys.stdin or (), 1):
         text = line.rstrip("\r\n")
         if not text:
             continue
@@ -154,7 +160,9 @@ def _headers(given: tuple[str, ...]) -> list[tuple[str, bytes]]:
         name, equals, text = header.partition("=")
         if not equals or not name:
             raise Usage(f"--header {header}: expected NAME=VALUE")
-        found.append((name, text.encode()))
+        if not name.isprintable():
+            raise Usage(f"--header {header}: a name that cannot be printed")
+        found.append((name, text.encode(errors=_BYTES)))
     return found
 
 
@@ -182,7 +190,7 @@ def _produce(
 
     try:
         for key, value, line in pairs:
-            raw_key, raw = None if key is None else key.encode(), None if value is None else value.encode()
+            raw_key, raw = (None if text is None else text.encode(errors=_BYTES) for text in (key, value))
             if declared is not None:
                 _check(declared, raw_key, raw, line)
             place = -1 if partition is None else partition
@@ -215,8 +223,8 @@ def _check(topic: Topic, key: bytes | None, value: bytes | None, line: int) -> N
             kind = topic.key_type if what == "key" else topic.value_type
             wanted = getattr(kind, "__name__", "JSON" if kind is None else kind)
             what = f"line {line}: the {what}" if line else f"the {what}"
+            shown = shown_key(raw.decode(errors="replace")[:80])
             raise Usage(
-                f"{what} {shown_key(raw.decode()[:80])} is not {wanted}, as {topic.get_topic_name()} declares: "
-                f"{described(exc)}",
+                f"{what} {shown} is not {wanted}, as {topic.get_topic_name()} declares: {described(exc)}",
                 hint=_EARLIER if line else "without -A it is sent unchecked; text in JSON is in double quotes",
             ) from exc

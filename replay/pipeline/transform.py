@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from types import NoneType
 from typing import Any, cast
 
 import msgspec
@@ -55,6 +56,15 @@ class Record:
         return msgspec.json.decode(self.value or b"null")
 
 
+_KINDS = {
+    "key": (bytes, NoneType),
+    "value": (bytes, NoneType),
+    "timestamp_ms": (int,),
+    "headers": (list, tuple, NoneType),
+    "partition": (int, NoneType),
+}
+_HEADERS = {(str, bytes), (str, str), (str, NoneType)}
+
 Transform = Callable[[Record], Record | Iterable[Record] | None]
 
 
@@ -87,8 +97,11 @@ def transforming(name: str, transform: Transform) -> Step:
                 if given is None:
                     continue
                 for record in (given,) if isinstance(given, Record) else given:
+                    _check(record)
                     found.append((record.key, record.value, record.timestamp_ms, record.headers, record.partition))
-            except Exception as exc:
+            except KeyboardInterrupt:
+                raise
+            except BaseException as exc:  # panics of Rust libraries and sys.exit, too
                 shown = shown_text(repr((item[1] or b"")[:200]))
                 at = f" of {format_time(item[2])}" if item[2] else ""
                 raise Stop(
@@ -98,3 +111,25 @@ def transforming(name: str, transform: Transform) -> Step:
         return found
 
     return step
+
+
+def _check(record: Record) -> None:
+    """Refuse a record that Kafka's client would not take.
+
+    Raises:
+        TypeError: an attribute is of another type than `Record` says.
+    """
+    if not isinstance(cast(object, record), Record):
+        raise TypeError(f"what it returns is, or holds, something {_a(record)}, which is no Record")
+    for name, kinds in _KINDS.items():
+        given = getattr(record, name)
+        if not isinstance(given, kinds):
+            expected = " or ".join("None" if kind is NoneType else kind.__name__ for kind in kinds)
+            raise TypeError(f"the {name} of its record is {_a(given)}, not {expected}")
+    for header in record.headers or ():
+        if not isinstance(cast(object, header), tuple) or tuple(map(type, header)) not in _HEADERS:
+            raise TypeError(f"a header of its record is {header!r}, not a tuple of str and bytes")
+
+
+def _a(given: object) -> str:
+    return f"of type {type(given).__name__}"

@@ -191,6 +191,31 @@ def test_a_transform_that_fails_names_the_record(
             Pipeline(transform=name).open(history)
 
 
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        ("record.key = 'ann'", "the key of its record is of type str, not bytes or None"),
+        ("record.value = record.json()", "the value of its record is of type dict"),
+        ("record.timestamp_ms = 1.5", "the timestamp_ms of its record is of type float, not int"),
+        ("record.partition = '1'", "the partition of its record is of type str"),
+        ("record.headers = {'a': b'1'}", "the headers of its record is of type dict"),
+        ("record.headers = [('a', 1)]", r"a header of its record is \('a', 1\)"),
+        ("return [record.value]", "something of type bytes, which is no Record"),
+        ("raise SystemExit(0)", "SystemExit: 0"),
+        ("raise PanicException('a panic')", "PanicException: a panic"),
+    ],
+)
+def test_a_transform_that_makes_no_record_of_kafka_names_the_record(
+    history: FileHistory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, body: str, words: str
+) -> None:
+    head = "from polars.exceptions import PanicException\n\ndef made(record):\n"
+    (tmp_path / "wrong_kinds.py").write_text(f"{head}    {body}\n    return record\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delitem(sys.modules, "wrong_kinds", raising=False)
+    with pytest.raises(Stop, match=rf"wrong_kinds:made: .*{words}.*; on the record of 2013-01-01T10:00:00Z"):
+        Pipeline(transform="wrong_kinds:made").open(history).next_batch()
+
+
 def test_a_loop_over_nothing_ends(history: FileHistory) -> None:
     with pytest.raises(Stop, match="no record"):
         everything(Pipeline(rounds=0, selection=Selection(keys=("nobody",))).open(history))
