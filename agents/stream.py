@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NoReturn, cast
 
@@ -83,6 +84,19 @@ def _no_manual_acks(name: str) -> Usage:
     )
 
 
+@dataclass(slots=True, eq=False)
+class Reading:
+    """A loop of an agent over its stream. An agent may leave one and begin another, or have one inside of another.
+
+    Attributes:
+        grouped: whether the agent gets several records at a time.
+        held: the records that `take` holds back.
+    """
+
+    grouped: bool
+    held: TakeBuffer | None = None
+
+
 class Stream(faust.Stream[V_co]):
     """A stream of values of type `V`: a Faust stream that takes batches from the engine."""
 
@@ -106,6 +120,7 @@ class Stream(faust.Stream[V_co]):
         self._processed_of: Message | None = None  # the record whose value has passed all processors
         self._processed_value: Any = None
         self._registered = False
+        self.reading: Reading | None = None  # the one that the agent is in
         self.grouped = False  # whether the agent gets several records at a time
         self.in_hand = False  # whether the agent works on a value that is not a record of a topic
 
@@ -149,10 +164,10 @@ class Stream(faust.Stream[V_co]):
         self.clock = None if self._passive else clock_of(self)
         return self._values() if self.clock is None else self.clock.values()
 
-    async def begin(self, *, grouped: bool = False) -> None:
-        """Begin to take records from the engine."""
+    async def begin(self, *, grouped: bool = False) -> Reading:
+        """Begin to take records from the engine, behind the record at which the agent has left another loop."""
         self._finalized = True
-        self.grouped = grouped
+        self.turn_to(loop := Reading(grouped))
         if self.context.current is not None:
             self.context.current.begun = True
         _current_event.set(cast(Any, self._current))
@@ -162,21 +177,36 @@ class Stream(faust.Stream[V_co]):
         if not self._registered:
             self._registered = True
             self.context.add_stream(self)
+        return loop
+
+    def turn_to(self, loop: Reading) -> None:
+        """Let the agent leave the loop that it is in, which may be in the middle of a batch: what it has taken and not
+        seen is for the next loop."""
+        left, self.reading, self.grouped = self.reading, loop, loop.grouped
+        # Without a record, it has failed, or all is rolled back.
+        if left is not None and left is not loop and self.message is not None:
+            self.queue.leave(self.message)
+            if left.held is not None:
+                left.held.leave(self.message)
 
     async def _values(self) -> AsyncIterator[V_co]:
-        await self.begin()
+        loop = await self.begin()
         decode, windows = self.topic.decode_value, self.windows
         while True:
+            if self.reading is not loop:  # back from one inside of this one
+                self.turn_to(loop)
             batch = await self.next_batch(None if windows is None else windows.wait_s())
             if windows is not None and not batch.messages:
                 await windows.rest()
                 continue
-            handed = self._handed
+            handed = self.handed
             if self._processors or windows is not None:
-                async for _, value in self._processed(batch):
+                async for _, value in self.processed(batch):
                     yield value
                     if handed:
                         self.context.end_record(self)
+                    if self.reading is not loop:
+                        break
                 continue
             if batch.rows is not None:
                 for row, value in decoded(self, batch):
@@ -184,6 +214,8 @@ class Stream(faust.Stream[V_co]):
                     yield value
                     if handed:
                         self.context.end_record(self)
+                    if self.reading is not loop:
+                        break
                 continue
             for message in batch.messages:
                 self.message = message
@@ -199,11 +231,12 @@ class Stream(faust.Stream[V_co]):
                     self.context.end_record(self)
 
     @property
-    def _handed(self) -> list[Any]:
+    def handed(self) -> list[Any]:
         """Values of tables that the agent holds of its record; while empty, the record's end is free."""
         return cast(Any, self.runner).handed
 
-    async def _processed(self, batch: QueuedBatch) -> AsyncIterator[tuple[Message, V_co]]:
+    async def processed(self, batch: QueuedBatch) -> AsyncIterator[tuple[Message, V_co]]:
+        """Yield the records of a batch, each with its value after all processors."""
         if self.windows is None or self.grouped:
             for message, value in decoded(self, batch):
                 if not self._processors or (value := await self.process(message, value)) is not SKIPPED:
@@ -250,15 +283,17 @@ class Stream(faust.Stream[V_co]):
         refuse_waiting(self, "batches()")
         if self._processors:
             raise _single_values(self)
-        await self.begin(grouped=True)
+        loop = await self.begin(grouped=True)
         self.by_batch = True
         while True:
+            if self.reading is not loop:
+                self.turn_to(loop)
             batch = await self.next_batch(wait_s() if wait_s else None)
             made = make(self, batch)
             if made:
                 self.message = last_of(batch) if batch.messages else None
                 yield made
-                if batch.messages and self._handed:
+                if batch.messages and self.handed:
                     self.context.end_record(self)
 
     async def next_batch(self, timeout_s: float | None = None) -> QueuedBatch:
@@ -313,48 +348,25 @@ class Stream(faust.Stream[V_co]):
             within: seconds after the first value of a list, or a timedelta, when it is yielded in any case; None waits
                 until it is full.
         """
-        async for taken in self._take(max_, within):
+        async for taken in _groups(self, max_, within):
             yield [value for _, value in taken]
 
     async def take_events(self, max_: int, within: Seconds | None = None) -> AsyncIterator[list[Event[V_co]]]:
         """Iterate over lists of events; see `take`."""
-        async for taken in self._take(max_, within):
+        async for taken in _groups(self, max_, within):
             yield [to_event(self.app, self.topic, message, value) for message, value in taken]
 
     async def take_with_timestamp(
         self, max_: int, within: Seconds | None, timestamp_field_name: str
     ) -> AsyncIterator[list[V_co]]:
         """Iterate as `take`; values that are dicts get the record's timestamp in seconds in a field."""
-        async for taken in self._take(max_, within):
+        async for taken in _groups(self, max_, within):
             for message, value in taken:
                 if isinstance(value, dict):
                     value[timestamp_field_name] = message.timestamp()[1] / 1000
             yield [value for _, value in taken]
 
     noack, noack_take = cast(Any, refuse_noack), cast(Any, refuse_noack_take)
-
-    async def _take(self, max_: int, within: Seconds | None) -> AsyncIterator[Group]:
-        refuse_waiting(self, "take(…)")
-        await self.begin(grouped=True)
-        held = TakeBuffer(self.queue, max_, want_seconds(within) if within else None, clock.now_s)
-        while True:
-            batch = await self.next_batch(held.wait_s)
-            held.drop_revoked()
-            async for message, value in self._processed(batch):
-                group = held.add(batch.at, message, value)
-                if group is not None:
-                    self.message = message
-                    yield group
-                    if self._handed:
-                        self.context.end_record(self)
-                    held.done(batch.at)
-            for at, group in held.due(batch).items():
-                self.context.at(self, at)
-                self.message = group[-1][0]
-                yield group
-                if self._handed:
-                    self.context.end_record(self)
-                held.done(at)
 
     # Events -------------------------------------------------------------------------------------------------------
 
@@ -494,6 +506,38 @@ def _repartition_topic(stream: Stream[Any], name: str, partitions: int | None) -
     prefix = f"{stream.prefix}-" if stream.prefix and not stream.topic.has_prefix else ""
     made = stream.topic.derive(prefix=prefix, suffix=f"-{name}-repartition", partitions=partitions, internal=True)
     return cast("Topic", made)
+
+
+async def _groups(stream: Stream[Any], max_: int, within: Seconds | None) -> AsyncIterator[Group]:
+    refuse_waiting(stream, "take(…)")
+    loop = await stream.begin(grouped=True)
+    held = loop.held = TakeBuffer(stream.queue, max_, want_seconds(within) if within else None, clock.now_s)
+    while True:
+        if stream.reading is not loop:
+            stream.turn_to(loop)
+        batch = await stream.next_batch(held.wait_s)
+        held.drop_revoked()
+        async for message, value in stream.processed(batch):
+            group = held.add(batch.at, message, value)
+            if group is not None:
+                stream.message = message
+                yield group
+                if stream.handed:
+                    stream.context.end_record(stream)
+                if stream.reading is not loop:
+                    break
+                held.done(batch.at)
+        if stream.reading is not loop:
+            continue
+        for at, group in held.due(batch).items():
+            stream.context.at(stream, at)
+            stream.message = group[-1][0]
+            yield group
+            if stream.handed:
+                stream.context.end_record(stream)
+            if stream.reading is not loop:
+                break
+            held.done(at)
 
 
 def _is_given_up(stream: Stream[Any], batch: QueuedBatch) -> bool:

@@ -132,8 +132,12 @@ class StreamClock:
                 hint="give the input that key (--key), and let the agent read it without group_by",
             )
         stream.takes_control = True
-        await stream.begin()
+        self._is_left = stream.reading is not None  # what a record has made due at which another loop was left
+        loop = await stream.begin()
         while True:
+            if stream.reading is not loop:
+                stream.turn_to(loop)
+                self._is_left = True
             batch = await stream.next_batch(self._wait_s())
             if not batch.messages:
                 await self._look()
@@ -143,6 +147,8 @@ class StreamClock:
                 if processed is not SKIPPED:
                     yield processed
                     self._end_record()
+                    if stream.reading is not loop:
+                        break
 
     # Between records ------------------------------------------------------------------------------------------------
 

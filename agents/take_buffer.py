@@ -73,3 +73,16 @@ class TakeBuffer:
         del self._groups[at]
         self._due_at_s.pop(at, None)
         self._queue.at(at).held_back = None
+
+    def leave(self, message: object) -> None:
+        """Put the records of groups back into the queue, but for the group at hand, whose last record is `message`: the
+        agent has left its loop there."""
+        for at, group in self._groups.items():
+            partition = self._queue.at(at)
+            if partition.held_back is None:  # revoked, or rolled back
+                continue
+            partition.held_back = None
+            if group[-1][0] is not message:
+                self._queue.give_back(at, [held for held, _ in group])
+        self._groups.clear()
+        self._due_at_s.clear()

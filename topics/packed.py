@@ -386,6 +386,12 @@ class Rows(Sequence[Row]):
         """Return this row and the rows after it."""
         return self[self.numbers.index(row.row) :]
 
+    def until(self, row: object) -> int:
+        """Return how many of these rows come before what is behind this one: all if it is none of them."""
+        if isinstance(row, Row) and row.package is self.package and row.row in self.numbers:
+            return self.numbers.index(row.row) + 1
+        return len(self.numbers)
+
     def only(self, numbers: Sequence[int]) -> Rows:
         """Return the rows with these numbers."""
         return Rows(self.package, numbers, begun=self.begun)

@@ -12,8 +12,11 @@ them before anything can be committed. Rows are distinguished only to identify r
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import groupby
+from typing import cast
 
+from ...topics.packed import Package, Row, Rows
 from ...topics.topic_partition import TopicPartition
 from .partition_queue import Message, PartitionQueue, QueuedBatch, place_of
 
@@ -185,22 +188,37 @@ class RecordQueue:
         A packed batch and a batch of a shared partition are not cut.
         """
         self.cut = True
-        if self._taken is None or message is None or self.shared:
+        if self._taken is not None and self._taken[1].rows is None and not self.shared:
+            self.leave(message)
+
+    def leave(self, message: Message | None) -> None:
+        """Put the records of the taken batch after `message`, the record the agent works on, back into the queue: the
+        loop over the batch ends there. A loop over rows has to see to its end itself."""
+        if self._taken is None or message is None:
             return
         partition, batch = self._taken
         if batch.rows is not None:
-            return
-        for i, candidate in enumerate(batch.messages):  # noqa: B007 (the index at the break is used below)
-            if candidate is message:
-                break
+            seen = batch.rows.until(message)
         else:
-            return
-        rest = batch.messages[i + 1 :]
+            seen = next((i for i, each in enumerate(batch.messages, 1) if each is message), len(batch.messages))
+        rest = batch.messages[seen:]
         if rest:
-            del batch.messages[i + 1 :]
+            if batch.rows is None:
+                del batch.messages[seen:]
             self._put_back(partition, QueuedBatch(batch.at, rest, batch.end))
-            self._taken = partition, QueuedBatch(batch.at, batch.messages, rest[0].offset())
+            self._taken = partition, QueuedBatch(batch.at, batch.messages[:seen], rest[0].offset())
             self.waiting += len(rest)
+
+    def give_back(self, at: TopicPartition, messages: Sequence[Message]) -> None:
+        """Put records that were held back into the queue again, before all others of their partition."""
+        partition = self.partitions[at]
+        if self._taken is not None and self._taken[0] is partition:
+            self.done()
+        for package, group in reversed([(key, list(run)) for key, run in groupby(messages, _package_of)]):
+            batch = group if package is None else _rows(package, cast("list[Row]", group))
+            self._put_back(partition, QueuedBatch(at, batch, partition.offset))
+            self.waiting += len(group)
+            partition.offset = group[0].offset()
 
     def uncut(self) -> None:
         """Hand out records again."""
@@ -311,3 +329,13 @@ class RecordQueue:
         self._withdraw({partition for at in lost if (partition := self.partitions.pop(at, None)) is not None})
         self._count_waiting()
         self.entered += handled - self.handled
+
+
+def _rows(package: Package, rows: Sequence[Row]) -> Rows:
+    numbers = [row.row for row in rows]
+    return Rows(package, numbers, begun=numbers[0] > 0)
+
+
+def _package_of(message: Message) -> Package | None:
+    """Return the packed batch that a row belongs to; None for a plain record."""
+    return getattr(message, "package", None)

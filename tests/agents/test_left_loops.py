@@ -1,0 +1,145 @@
+"""An agent that leaves a loop over its stream, and begins another one, sees each record once.
+
+The stream takes whole batches: the rest of one that was left in the middle is for the next loop, and for the outer loop
+where one is inside of another.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from anabranch import App, World
+
+Values = AsyncIterator[list[int]]
+N = 40
+
+
+async def left_and_begun_again(stream: Any) -> Values:
+    async for value in stream:
+        yield [value]
+        if value % 8 == 2:
+            break
+    async for value in stream:
+        yield [value]
+
+
+async def next_of_a_new_loop(stream: Any) -> Values:
+    while True:
+        yield [await anext(aiter(stream))]
+
+
+async def one_inside_of_another(stream: Any) -> Values:
+    async for outer in stream:
+        yield [outer]
+        async for inner in stream:
+            yield [inner]
+            if inner % 3 == 0:
+                break
+
+
+async def events_behind_values(stream: Any) -> Values:
+    async for value in stream:
+        yield [value]
+        if value % 8 == 1:
+            break
+    async for event in stream.events():
+        yield [event.value]
+
+
+async def groups_that_are_left(stream: Any) -> Values:
+    while True:
+        async for group in stream.take(3, within=1):
+            yield group
+            break
+
+
+async def groups_inside_of_a_loop(stream: Any) -> Values:
+    async for value in stream:
+        yield [value]
+        async for group in stream.take(2, within=1):
+            yield group
+            break
+
+
+async def a_loop_inside_of_groups(stream: Any) -> Values:
+    async for group in stream.take(5, within=1):
+        yield group
+        async for value in stream:
+            yield [value]
+            break
+
+
+async def batches_and_values(stream: Any) -> Values:
+    async for value in stream:
+        yield [value]
+        if value % 8 == 3:
+            async for batch in stream.batches():
+                yield list(batch.values)
+                break
+
+
+LOOPS = [
+    left_and_begun_again,
+    next_of_a_new_loop,
+    one_inside_of_another,
+    events_behind_values,
+    groups_that_are_left,
+    groups_inside_of_a_loop,
+    a_loop_inside_of_groups,
+    batches_and_values,
+]
+
+
+def app_of(loop: Callable[[Any], Values], kind: str) -> App:
+    app = App("loops")
+    numbers = app.topic("numbers", key_type=str, value_type=int, partitions=2)
+    seen = app.Table("seen", default=int, local=True)
+    hours = app.Table("hours", default=int).tumbling(3600) if kind == "windows" else None
+
+    @app.agent(numbers)
+    async def see(stream: Any) -> None:
+        if kind == "processors":
+            stream = stream.filter(lambda value: value >= 0)
+        async for values in loop(stream):
+            for value in values:
+                seen[str(value)] += 1
+                if hours is not None:
+                    hours["all"] += 1
+                if kind == "timers":
+                    app.at(datetime(2026, 1, 1, tzinfo=UTC), key=str(value), name="due")
+
+    if kind == "timers":
+
+        @see.on_timer("due")
+        async def due(timer: Any) -> None:
+            seen[f"due {timer.key}"] += 1
+
+    return app
+
+
+CASES = [(loop, kind) for loop in LOOPS for kind in ("plain", "packed")]
+CASES += [(loop, kind) for loop in LOOPS[:3] for kind in ("processors", "windows", "timers")]
+
+
+@pytest.mark.parametrize(("loop", "kind"), CASES)
+def test_each_record_is_seen_once(loop: Callable[[Any], Values], kind: str, tmp_path: Path) -> None:
+    (tmp_path / "numbers.txt").write_text("".join(f"{n}\n" for n in range(N)))
+    with World(app_of(loop, kind)) as world:
+        world.replay(tmp_path / "numbers.txt", "numbers", pack="lz4" if kind == "packed" else None)
+        world.settle()
+        due = {f"due {n}": 1 for n in range(N)} if kind == "timers" else {}
+        assert world.table("seen") == {str(n): 1 for n in range(N)} | due
+        assert world.dead_letters("numbers") == []
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+def test_records_that_come_one_by_one_are_seen_once_too(loop: Callable[[Any], Values]) -> None:
+    with World(app_of(loop, "plain")) as world:
+        for number in range(8):
+            world.send("numbers", number, key=str(number))
+            world.settle()
+        assert world.table("seen") == {str(n): 1 for n in range(8)}
