@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, is_dataclass
+from inspect import isasyncgenfunction, iscoroutinefunction, isgeneratorfunction
 from itertools import chain, islice
 from operator import attrgetter, itemgetter
 from types import NoneType
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
 
+from ...topics.errors import Usage
 from ...topics.keys import as_key
 from ...topics.serde import key_codec
 from .aggregates import What, getter
@@ -82,6 +84,9 @@ class Map(Operator):
 
     of: Callable[..., object]
 
+    def __post_init__(self) -> None:
+        _refuse_unfinished(self.of, "map", generator_hint="flat_map takes each value that a generator yields")
+
     def function(self, field: FieldReader = part) -> tuple[OfElements, FieldReader]:
         return _mapped(getter(self.of, field)), part
 
@@ -91,6 +96,9 @@ class FlatMap(Operator):
     """Replaces each element by all elements that a function returns for it."""
 
     of: Callable[..., Iterable[object]]
+
+    def __post_init__(self) -> None:
+        _refuse_unfinished(self.of, "flat_map")
 
     def function(self, field: FieldReader = part) -> tuple[OfElements, FieldReader]:
         of = self.of
@@ -102,6 +110,9 @@ class Filter(Operator):
     """Keeps the elements for which a function is true."""
 
     of: Callable[..., object]
+
+    def __post_init__(self) -> None:
+        _refuse_unfinished(self.of, "filter", generator_hint="return True or False; do not yield it")
 
     @property
     def columnar(self) -> bool:
@@ -148,6 +159,25 @@ class WithColumns(Operator):
 
     def apply_columns(self, frame: Frame) -> None:
         frame.with_columns(self.fields)
+
+
+def _refuse_unfinished(of: object, operator: str, *, generator_hint: str = "") -> None:
+    """Refuse functions that return a coroutine or a generator instead of a result: each of them is true.
+
+    Args:
+        generator_hint: what to do instead of a generator; empty if generators are allowed.
+
+    Raises:
+        Usage: it is such a function.
+    """
+    name = getattr(of, "__name__", type(of).__name__)
+    for function in (of, getattr(type(of), "__call__", None)):  # noqa: B004
+        if iscoroutinefunction(function) or isasyncgenfunction(function):
+            raise Usage(
+                f"{operator}({name}): an async function", hint="functions of a flow are plain; agents can await"
+            )
+        if generator_hint and isgeneratorfunction(function):
+            raise Usage(f"{operator}({name}): a generator, which is no result", hint=generator_hint)
 
 
 def _mapped(of: Callable[..., object]) -> OfElements:

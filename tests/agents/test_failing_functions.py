@@ -6,11 +6,13 @@ Python's `map`, `filter` and `chain` take it for the end of the elements, so tha
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
 from anabranch import App, Count, Sum, Tumbling, World
 from anabranch.agents.topic import Topic
+from anabranch.topics.errors import Usage
 
 AT = 3
 
@@ -66,6 +68,33 @@ def world_letters(world: World) -> list[Any]:
 @pytest.mark.parametrize("flow", FLOWS.values(), ids=FLOWS)
 def test_a_function_that_raises_stop_iteration_fails_its_record_alone(flow: Callable[[Topic], Any]) -> None:
     assert counted(flow) == (7, [AT])
+
+
+async def is_large(value: int) -> bool:
+    return value > AT
+
+
+def yields(value: int) -> Any:
+    yield value > AT
+
+
+class IsLarge:
+    async def __call__(self, value: int) -> bool:
+        return value > AT
+
+
+@pytest.mark.parametrize("function", [is_large, yields, IsLarge(), partial(is_large)])
+def test_a_function_whose_results_are_all_true_is_refused(function: Any) -> None:
+    """Every coroutine and every generator is true, so a filter kept all elements."""
+    numbers = App("stops").topic("numbers")
+    for operator in (numbers.filter, numbers.map, numbers.flow().filter):
+        with pytest.raises(Usage, match=r"async function|generator"):
+            operator(function)
+    if function is yields:
+        numbers.flat_map(function)
+    else:
+        with pytest.raises(Usage, match=r"flat_map\(.*\): an async function"):
+            numbers.flat_map(function)
 
 
 @pytest.mark.parametrize("unit", ["ms", "us"])
