@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 __all__ = ["Node", "aot_flags", "rehearse_once"]
 
 HOST = "127.0.0.1"
-START_S = 60.0
+START_S = 120.0
 
 # Most objects of a broker are short-lived. With Java's default, a third of the heap, collections are rare but stop the
 # broker for 20 to 50 ms, which made the slowest records of an agent slow; with this size they take 5 to 15 ms, and less
