@@ -90,12 +90,12 @@ class HeldRecords:
         else:
             self._runs.append((run, size_bytes))
 
-    def take(self) -> tuple[HeldRun, int]:
-        """Remove and return the next run, and its approximate memory."""
+    def take(self) -> HeldRun:
+        """Remove and return the next run."""
         run, size_bytes = self._runs.popleft()
         self.records -= len(run.messages)
         self.size_bytes -= size_bytes
-        return run, size_bytes
+        return run
 
 
 class HeldPartition(NamedTuple):
@@ -236,17 +236,17 @@ class HeldPartitions:
             self._waiting[input.at] = input
         input.held.add(run, size_bytes, self._most)
 
-    def released(self) -> Iterator[tuple[TaskInput, HeldRun, int]]:
-        """Yield the next records of each partition that is not held back any more, and their approximate memory."""
+    def released(self) -> Iterator[tuple[TaskInput, HeldRun]]:
+        """Yield the next records of each partition that is not held back any more."""
         for at, input in list(self._waiting.items()):
             if self._tasks.active.get(at) is not input or input.held is None:
                 del self._waiting[at]  # it was revoked meanwhile
             elif at not in self.held:
-                run, size_bytes = input.held.take()
+                run = input.held.take()
                 if not input.held.records:
                     input.held = None
                     del self._waiting[at]
-                yield input, run, size_bytes
+                yield input, run
 
     def paused(self) -> set[TopicPartition]:
         """Return the partitions that must not be consumed now, because so many of their records wait here. Those that

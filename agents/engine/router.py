@@ -163,9 +163,6 @@ class Router:
             messages: at least one message.
             one_topic: all messages are from the same topic.
         """
-        # Estimated from the first and the last message: reading the size of each would cost as much as grouping them.
-        about = (len(messages[0]) + len(messages[-1])) // 2 + _MESSAGE_BYTES
-        self.gathered_bytes += about * len(messages)
         # A packed batch has headers and at least LEAST_BYTES bytes: without such a message the slower check is skipped.
         headers, unreadable = all_headers(messages)
         some_headers = any(headers)
@@ -181,7 +178,7 @@ class Router:
                     input.waiting.add(run)
                     continue
                 if self.ahead.keeps(input):
-                    self.ahead.add(input, HeldRun(run, some_headers, some_packed), about * len(run))
+                    self.ahead.add(input, HeldRun(run, some_headers, some_packed), _about_bytes(run))
                     continue
                 self._deliver_run(input, run, some_headers=some_headers, some_packed=some_packed)
 
@@ -210,14 +207,14 @@ class Router:
         """
         self.ahead.look(unread, most)
         delivered = False
-        for input, run, size_bytes in self.ahead.released():
-            self.gathered_bytes += size_bytes
+        for input, run in self.ahead.released():
             self._deliver_run(input, run.messages, some_headers=run.some_headers, some_packed=run.some_packed)
             delivered = True
         return delivered
 
     def _deliver_run(self, input: TaskInput, run: list[Any], *, some_headers: bool, some_packed: bool) -> None:
         at, records = input.at, run
+        self.gathered_bytes += _about_bytes(run)
         if some_headers and at.topic in self._with_control:
             records = records_of(run)
         control = records is not run
@@ -407,6 +404,12 @@ class Router:
         for stream in self.streams:
             stream.queue.isolate()
         return True
+
+
+def _about_bytes(run: Sequence[Any]) -> int:
+    """Return the approximate memory of consecutive records, estimated from the first and the last one: to read the size
+    of each would cost as much as to group them."""
+    return ((len(run[0]) + len(run[-1])) // 2 + _MESSAGE_BYTES) * len(run)
 
 
 def _runs(messages: list[Any], *, one_topic: bool) -> Iterable[tuple[TopicPartition, list[Any]]]:
