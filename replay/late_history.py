@@ -114,7 +114,7 @@ def late_readers(
         return []
     changelogs = [name for name in there if name.endswith(_CHANGELOG)]
     groups = ConsumerGroups(cluster)
-    found: list[LateReader] = []
+    read: dict[str, tuple[set[str], dict[TopicPartition, tuple[int, str]]]] = {}
     for group in sorted(groups.names()):
         start = f"{group}-"
         tables = {n.removeprefix(start).removesuffix(_CHANGELOG) for n in changelogs if n.startswith(start)}
@@ -124,7 +124,13 @@ def late_readers(
             continue
         offsets = groups.offsets(group, {topic: there[topic]})
         if offsets:
-            found += _readers_of(cluster, group, offsets, tables, topic, there[topic], app, admin)
+            read[group] = tables, offsets
+    found: list[LateReader] = []
+    for group, (tables, offsets) in read.items():
+        # The changelogs of an app shop-live are not of app shop: they are looked into for shop-live.
+        others = [f"{other.removeprefix(f'{group}-')}-" for other in read if other.startswith(f"{group}-")]
+        others_tables = {table for table in tables if any(map(table.startswith, others))}
+        found += _readers_of(cluster, group, offsets, tables, others_tables, topic, there[topic], app, admin)
     return found
 
 
@@ -133,6 +139,7 @@ def _readers_of(
     group: str,
     offsets: Mapping[TopicPartition, tuple[int, str]],
     tables: Collection[str],
+    others_tables: Collection[str],
     topic: str,
     partitions: int,
     app: App | None,
@@ -163,6 +170,8 @@ def _readers_of(
         for names, times_ms in sorted(times.items())
         if (reader := _reader(group, *names, times_ms, topic, known)) is not None
     }
+    if known is None:
+        tables = {*tables} - {*others_tables}
     written = table_readers(cluster, group, tables, topic, partitions, sources, known, admin)
     return list((found | {(reader.agent, reader.operator): reader for reader in written}).values())
 

@@ -21,6 +21,7 @@ from anabranch.replay.runs.inputs_with_windows import refuse_windows
 from anabranch.replay.source_resolver import resolve_source
 from anabranch.replay.sources.format import Format
 from anabranch.replay.time_rows import read_time_rows
+from anabranch.topics.consumer_groups import ConsumerGroups
 from anabranch.topics.errors import Usage
 
 START = "2026-01-31T12:00:00Z"
@@ -33,9 +34,9 @@ class Sale(faust.Record):
     bad: bool = False
 
 
-def app_of(how: str = "field", *, idle_after: str | None = None) -> anabranch.App:
+def app_of(how: str = "field", *, idle_after: str | None = None, name: str = "shop") -> anabranch.App:
     """Count sales by user in windows of 10 s that wait for 5 s."""
-    app = anabranch.App("shop", topic_partitions=2)
+    app = anabranch.App(name, topic_partitions=2)
     time: dict[str, Any] = {} if how in ("field", "function") else {"time": "at", "time_unit": "s"}
     names = ("sales", "returns") if how == "function" else ("sales",)
     sales = app.topic(*names, value_type=Sale, idle_after=idle_after, partitions=2, **time)
@@ -104,6 +105,17 @@ def test_without_the_app_records_go_by_their_timestamps_and_those_without_one_ar
             assert replay(world, tmp_path / "b.jsonl", 60, 61, app=None, time="at").sent == 2
             with pytest.raises(Usage, match="only the app can say"):
                 replay(world, tmp_path / "c.jsonl", 70, app=None)
+
+
+def test_the_tables_of_an_app_whose_name_goes_on_are_not_those_of_the_app(tmp_path: Path) -> None:
+    with World(lambda: app_of(name="shop-live"), start=START) as world:
+        sell(world, 1, 60)
+        with world.environment.entered():
+            ConsumerGroups(world.environment.kafka.cluster()).begin_at("shop", ["sales"], "latest")
+        with pytest.raises(Usage, match="1 of 2 records are older") as refused:
+            replay(world, tmp_path / "a.jsonl", 59, 61, app=None, time="at")
+        assert str(refused.value).count(" of app ") == 1
+        assert "table by-user of app shop-live" in str(refused.value)
 
 
 def test_what_an_idle_partition_has_closed_is_late(tmp_path: Path) -> None:
