@@ -78,4 +78,16 @@ class Calendar:
     def _instant(self, day: date) -> int:
         """Return when the first instant of a day is, offset included: of two equal local times the earlier one; where
         the local time does not exist, the moment at which clocks are put forward."""
-        return (datetime.combine(day, self._clock, self._zone) - _EPOCH) // _MS
+        local = datetime.combine(day, self._clock, self._zone)
+        instant, early = (local - _EPOCH) // _MS, (local.replace(fold=1) - _EPOCH) // _MS
+        if early >= instant:
+            return instant
+        # The local time does not exist: `instant` is by the offset before the change, `early` by the one after it.
+        after = local.replace(fold=1).utcoffset()
+        while instant - early > 1:
+            middle = (early + instant) // 2
+            if (_EPOCH + middle * _MS).astimezone(self._zone).utcoffset() == after:
+                instant = middle
+            else:
+                early = middle
+        return instant
