@@ -12,6 +12,7 @@ Invariants.
 - If more windows close than an epoch may hold outputs of, the record goes back to the queue, and is taken again when
   the epoch is committed. Rows of packed batches cannot go back; their windows close in one epoch.
 - A record is late if the watermark of its input, as it was before it, had passed the first window that it belongs to.
+  (One that confirms an earlier, later record that was far ahead counts as behind that one: windows close before it.)
   It counts in none of its windows, and goes to `<topic>.late`, with the table as its operator, once for each table.
 - Windows also close while no record comes: when a live input is idle, and at the end of a bounded run's input. That end
   passes through repartition topics.
@@ -415,9 +416,7 @@ class AgentWindows(WindowWriter):
                     before_ms = channel.time_ms
                     channel.rest(idle_ms, table.spec.closed_at)
                     content.take_time(clock.now_ms())
-                    if channel.time_ms != before_ms and channel.time_ms == table.spec.closed_at(
-                        channel.rests_at_ms or 0
-                    ):
+                    if channel.time_ms != before_ms and channel.time_ms == channel.rests_until_ms(table.spec.closed_at):
                         stream.context.epoch.touch()  # it goes no further: commit that
             if not await self._closed(at, divisible=True):
                 self._waits = True

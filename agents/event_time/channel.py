@@ -137,8 +137,8 @@ class Channel:
     def _contradict(self) -> None:
         """Note that a record came that is no jump."""
         if self._candidate_ms is not None:
+            self.held_jumps += self._candidate_ms > self.time_ms  # an idle channel may have reached it
             self._candidate_ms = None
-            self.held_jumps += 1
 
     def rest(self, idle_ms: int, until: Callable[[int], int]) -> None:
         """Note that the channel is idle.
@@ -155,7 +155,19 @@ class Channel:
                 self.time_ms, self._candidate_ms = confirmed, None
             self.rests_at_ms = self.time_ms
         if self.rests_at_ms > NEVER_MS:
-            self.time_ms = max(self.time_ms, min(self.rests_at_ms + idle_ms, until(self.rests_at_ms)))
+            self.time_ms = max(self.time_ms, min(self.rests_at_ms + idle_ms, self.rests_until_ms(until)))
+
+    def rests_until_ms(self, until: Callable[[int], int]) -> int:
+        """Return how far stream time moves on while the channel is idle; see `rest`. What a record that is far ahead
+        has opened closes as well; there may never be a second one.
+
+        Returns:
+            NEVER_MS if the channel is not idle, or has had no record.
+        """
+        if self.rests_at_ms is None or self.rests_at_ms == NEVER_MS:
+            return NEVER_MS
+        ahead_ms = self.rests_at_ms if self._candidate_ms is None else self._candidate_ms
+        return max(until(self.rests_at_ms), until(ahead_ms))
 
     def end(self) -> None:
         """Note that no more records will come."""

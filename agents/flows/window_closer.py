@@ -15,7 +15,7 @@ from ...topics.errors import BadRecord, Stop
 from ...topics.packed import Rows
 from ...topics.topic_partition import TopicPartition
 from ..engine.partition_queue import PartitionQueue, QueuedBatch
-from ..event_time.channel import END_MS, NEVER_MS, Channel
+from ..event_time.channel import END_MS, Channel
 from ..firings import KIND, ClosingWindow, fire
 from ..runtime import runtime_of
 from ..tables.absent import ABSENT
@@ -222,10 +222,10 @@ class WindowCloser:
     def _closes_more(self, partition: PartitionQueue, state: WindowContent) -> bool:
         """Return whether time closes more windows of an idle partition. It holds the other table back until then: these
         windows are still to come."""
-        next_ms, rests_at_ms = state.open.next_ms, Channel(None, partition.channel_state).rests_at_ms
-        if next_ms is None or rests_at_ms in (None, NEVER_MS):
+        next_ms, spec = state.open.next_ms, self._table.spec
+        if next_ms is None:
             return False
-        return next_ms + self._table.spec.grace_ms < self._table.spec.closed_at(rests_at_ms)
+        return next_ms + spec.grace_ms < Channel(None, partition.channel_state).rests_until_ms(spec.closed_at)
 
     async def _send_updates(self) -> None:
         """Send open windows that have changed, if it is time; as many as a chunk and the epoch may hold."""

@@ -480,6 +480,18 @@ def test_an_idle_channel_goes_on_at_the_pace_of_the_clock_until_its_windows_have
     assert channel.state == [125, None]
 
 
+def test_silence_goes_on_until_the_window_of_a_record_that_was_far_ahead_has_closed() -> None:
+    channel, until = Channel(60), lambda time: time + 25
+    for time in (100, 101, 500):
+        channel.advance(time)
+    for idle_ms, expected in [(10, 111), (398, 499), (399, 500), (900, 525)]:
+        channel = Channel(60, channel.state)
+        channel.rest(idle_ms, until)
+        assert channel.time_ms == expected
+    channel.advance(510)
+    assert channel.state == [525, None], "time has confirmed the record, so no jump is held"
+
+
 def test_silence_confirms_a_first_record_that_nothing_has_confirmed() -> None:
     channel = Channel(60)
     channel.advance(99_999)

@@ -15,9 +15,13 @@ START = "2026-01-31T12:00:00Z"
 START_MS = 1_769_860_800_000
 
 
-def app_of(*, by_key: bool = True, idle_after: str | None = "1m", windows: Windows | None = None) -> anabranch.App:
+def app_of(
+    *, by_key: bool = True, idle_after: str | None = "1m", windows: Windows | None = None, max_jump: str = "1h"
+) -> anabranch.App:
     app = anabranch.App("idle", topic_partitions=3)
-    visits = app.topic("visits", time="at", time_unit="s", grace="0s", idle_after=idle_after, partitions=3)
+    visits = app.topic(
+        "visits", time="at", time_unit="s", grace="0s", idle_after=idle_after, partitions=3, max_jump=max_jump
+    )
     flow = visits.key_by("user") if by_key else visits.flow()
     flow.window(windows or Tumbling("10s")).aggregate("by-user", n=Count()).final().to("finals")
     return app
@@ -48,6 +52,20 @@ def test_the_last_window_closes_in_silence_at_the_pace_of_the_clock(by_key: bool
         world.settle()
         world.advance("2m")
         assert told(world)[1:] == [("ann", 200, 1), ("ann", 210, 1)]
+
+
+@pytest.mark.parametrize("by_key", [True, False])
+def test_the_window_of_a_record_behind_a_long_pause_closes_in_silence(by_key: bool) -> None:
+    with World(lambda: app_of(by_key=by_key, max_jump="1m"), start=START) as world:
+        for seconds in (1, 3):
+            visit(world, seconds)
+        world.advance("150s")
+        assert told(world) == [("ann", 0, 2)]
+        visit(world, 150)  # more than `max_jump` ahead, so that it moves no time
+        world.advance("190s")
+        assert told(world) == [("ann", 0, 2)]
+        world.advance("40s")  # a minute until the partition is idle, and then from 10 to 160 at the pace of the clock
+        assert told(world) == [("ann", 0, 2), ("ann", 150, 1)]
 
 
 @pytest.mark.parametrize(("by_key", "within"), [(False, "3s"), (True, "17s")])  # how often idleness is told
