@@ -322,7 +322,9 @@ class AgentWindows(WindowWriter):
         if self._waits_for_end or self._is_behind_source:
             return
         content.moved_by[name] = place
-        content.inputs[name].advance(time_ms, message.timestamp()[1])
+        channel = content.inputs[name]
+        channel.max_jump_ms = self._max_jump_ms  # the program may declare another one than when the row was written
+        channel.advance(time_ms, message.timestamp()[1])
         content.take_time(clock.now_ms())
 
     def _note_time(self, at: TopicPartition) -> None:

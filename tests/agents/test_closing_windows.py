@@ -54,6 +54,45 @@ def test_a_late_record_is_kept_with_the_table_as_operator_and_a_record_as_old_as
         assert windows(world) == {(0, 10): 2, (10, 20): 4}
 
 
+def test_a_topic_that_declares_another_max_jump_after_a_restart_goes_by_it() -> None:
+    topic: dict[str, Any] = {"max_jump": "1h"}
+
+    def make() -> anabranch.App:
+        return app_with(reporting(), add, **topic)[0]()
+
+    with World(make) as world:
+        send(world, 1, 2)
+        world.worker().stop()
+        topic["max_jump"] = None
+        world.worker().start()
+        send(world, 100_000)
+        assert world.topic("out").values == [["a", [0, 10], 2]]
+
+
+def test_an_agent_that_first_writes_behind_the_windows_of_another_one_is_late_and_nothing_is_lost() -> None:
+    def make() -> anabranch.App:
+        app = anabranch.App("w", topic_partitions=1)
+        by_page = app.Table("by-page", default=int).tumbling(10, expires=10).relative_to_field(View.at)
+        for name in ("views", "clicks"):
+
+            @app.agent(app.topic(name, value_type=View, idle_after=None), name=name)
+            async def count(stream: Any) -> None:
+                async for view in stream:
+                    by_page[view.page] += view.n
+
+        return app
+
+    with World(make) as world:
+        for topic, at in (("views", 1), ("views", 25), ("clicks", 2), ("clicks", 21), ("views", 41), ("clicks", 22)):
+            world.send(topic, {"page": "a", "at": at}, key="a")
+            world.settle()
+        (late,) = world.topic("clicks.late").records
+        assert late.value["at"] == 2
+        assert dict(late.headers)["anabranch-reason"] == b"closed"
+        # Once it has written, windows wait for its time too.
+        assert windows(world) == {(20, 30): 3, (40, 50): 1}
+
+
 def test_what_is_sent_when_a_window_closes_has_the_window_s_last_moment_as_its_time() -> None:
     app, _ = app_with(reporting(), add)
     with World(app) as world:
