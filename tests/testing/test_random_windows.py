@@ -103,9 +103,13 @@ class Case:
         return [computed(some, self.kind, self.grace, self.max_jump) for some in logs]
 
 
+def earlier(logs: list[list[Sale]], by_ms: int) -> list[list[Sale]]:
+    return [[sale if sale.at is None else sale._replace(at=sale.at - by_ms) for sale in log] for log in logs]
+
+
 CASES = st.builds(
     Case,
-    LOGS,
+    st.builds(earlier, LOGS, st.sampled_from([0, 0, START_MS + 30 * SECOND])),  # some before 1970, some behind it
     KINDS,
     st.sampled_from([0, 0, 2 * SECOND, 12 * SECOND]),
     st.sampled_from([None, 30 * SECOND]),
