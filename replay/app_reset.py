@@ -29,7 +29,7 @@ from ..agents.engine.worker_identity import Identity, slots
 from ..agents.runtime import Runtime, runtime_of
 from ..topics.admin import Admin
 from ..topics.consumer_groups import ConsumerGroups
-from ..topics.dead_letter import FIRED, fired_retry_topics, retry_topic
+from ..topics.dead_letter import FIRED, fired_retry_topics, own_retry_topics, retry_topic
 from ..topics.errors import Stop, Usage
 from ..topics.topic_partition import TopicPartition
 
@@ -145,7 +145,8 @@ class AppReset:
         patterns = [f"{re.escape(app_id)}-reply-{_UUID}"]
         for agent, topics in reads.items():
             made |= {name for kind in FIRED for name in fired_retry_topics(app_id, agent, kind)}
-            made |= {retry_topic(app_id, agent), *(retry_topic(app_id, agent, topic) for topic in topics)}
+            made |= {retry_topic(app_id, agent)}
+            made |= {name for topic in topics for name in own_retry_topics(app_id, agent, topic)}
             # `group_by` makes these topics when the agent runs.
             patterns += [f"{re.escape(f'{app_id}-{agent}-{topic}')}-.+-repartition" for topic in topics]
         own = re.compile("|".join(patterns))

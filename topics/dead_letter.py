@@ -23,6 +23,7 @@ as above. When it fails again, its next dead letter names that source, in the sa
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 from collections.abc import Iterable
 from typing import NamedTuple
@@ -42,6 +43,7 @@ __all__ = [
     "dead_letter",
     "dead_letter_topic",
     "fired_retry_topics",
+    "own_retry_topics",
     "read_headers",
     "read_retry",
     "retry_header",
@@ -124,6 +126,18 @@ def retry_topic(app: str, agent: str, topic: str | None = None) -> str:
         digest = hashlib.sha256(name.encode()).hexdigest()[:8]  # two agents must not share a topic
         legal = f"{legal[: _MAX_NAME - len(RETRY_SUFFIX) - len(digest) - 1]}-{digest}"
     return legal + RETRY_SUFFIX
+
+
+def own_retry_topics(app: str, agent: str, topic: str) -> tuple[str, str]:
+    """Return the two possible names of the retry topic of an agent for one topic of several.
+
+    The second is that of agents whose app needs the first for another agent.
+
+    >>> own_retry_topics("shop", "total", "returns")
+    ('shop-total-returns-retry', 'shop-total-returns-d8a27e11-retry')
+    """
+    digest = hashlib.sha256(json.dumps([app, agent, topic]).encode()).hexdigest()[:8]
+    return retry_topic(app, agent, topic), retry_topic(app, agent, f"{topic}-{digest}")
 
 
 FIRED = ("timers", "windows")

@@ -2,8 +2,9 @@
 
 An agent that reads `orders` also reads `<app>-<agent>-retry`. This topic has the same number of partitions and the same
 partitioner, so the agent's tables stay co-partitioned. An agent that reads several topics has a retry topic
-`<app>-<agent>-<topic>-retry` for each of them. Only `dlq replay` creates retry topics: an app without dead letters has
-none. Workers check for new retry topics at their start and every few seconds, and subscribe to them.
+`<app>-<agent>-<topic>-retry` for each of them; where that may be a topic of another agent, a digest is added to the
+name. Only `dlq replay` creates retry topics: an app without dead letters has none. Workers check for new retry topics
+at their start and every few seconds, and subscribe to them.
 
 Timers of an agent that have failed return through a topic of their own, `<app>-<agent>-timers-retry`, of which each
 record is a timer that fires again. An agent that has no timers does not read it. So do windows whose `on_window_close`
@@ -19,7 +20,15 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from ...topics import threads
-from ...topics.dead_letter import FIRED, RETRY_SUFFIX, Origin, fired_retry_topics, read_retry, retry_topic
+from ...topics.dead_letter import (
+    FIRED,
+    RETRY_SUFFIX,
+    Origin,
+    fired_retry_topics,
+    own_retry_topics,
+    read_retry,
+    retry_topic,
+)
 from ...topics.errors import AnabranchError
 from ...topics.headers import headers_of
 from ...topics.producer import Headers
@@ -73,9 +82,12 @@ class RetryTopics:
         pairs = [(name, topic) for name, agent in self._host.agents.items() for topic in topics_read(agent)]
         pairs += [(stream.name, topic) for stream in self._router.streams for topic in stream.topic.topics]
         for agent, topic in pairs:
-            found.setdefault(retry_topic(self._host.conf.id, agent, topic), (agent, topic))
-            # Dead letters of an agent that reads only this topic name this retry topic.
+            found[self.of(agent, topic)] = agent, topic
+        for agent, topic in pairs:
+            # Dead letters of an agent that reads, or has read, only this topic name the first retry topic; of one that
+            # reads several now, the second.
             found.setdefault(retry_topic(self._host.conf.id, agent), (agent, topic))
+            found.setdefault(retry_topic(self._host.conf.id, agent, topic), (agent, topic))
         for stream in self._router.streams:
             if stream.clock is not None:  # behind `group_by`, that is another topic than the agent's
                 found[self.of_fired(stream.name, "timers")] = stream.name, stream.topic.get_topic_name()
@@ -131,9 +143,17 @@ class RetryTopics:
 
 
 def _of(host: Host, agent: str, topic: str) -> str:
-    found = host.agents.get(agent)
-    declared = [] if found is None else topics_read(found)
-    return retry_topic(host.conf.id, agent, None if declared == [topic] else topic)
+    found, app = host.agents.get(agent), host.conf.id
+    if found is not None and topics_read(found) == [topic]:
+        return retry_topic(app, agent)
+    own, other = own_retry_topics(app, agent, topic)
+    return other if any(own in _names_of(host, name) for name in host.agents if name != agent) else own
+
+
+def _names_of(host: Host, agent: str) -> set[str]:
+    """Return the names that an agent's retry topics for records may have, however many topics it reads."""
+    app, topics = host.conf.id, topics_read(host.agents[agent])
+    return {retry_topic(app, agent, topic) for topic in (None, *topics)}
 
 
 def _of_fired(host: Host, agent: str, kind: str) -> str:

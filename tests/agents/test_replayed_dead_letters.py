@@ -190,6 +190,33 @@ async def test_an_agent_of_several_topics_has_a_retry_topic_of_each(lab, republi
     assert seen == [(7, one), (7, other)]
 
 
+@pytest.mark.parametrize("reads", [1, 2])
+async def test_agents_whose_retry_topics_would_have_one_name_have_two(lab, republish, reads: int) -> None:
+    name, topics = lab.fresh("app"), [lab.topic() for _ in range(4)]
+    app, bad, seen = lab.app(name), {1, 2}, list[Any]()
+    first = f"picky-{topics[0]}"
+    # Of `picky` for the first topic, and of `first`, whatever it reads.
+    declared = {"picky": [topics[0], topics[1]], first: topics[2 : 2 + reads]}
+
+    for agent, names in declared.items():
+
+        @app.agent(app.topic(*names, value_type=int), name=agent)
+        async def fails(stream, agent: str = agent):
+            async for n in stream:
+                if n in bad:
+                    raise Boom("not this one")
+                seen.append((agent, current_event().message.topic, n))
+
+    async with lab.running(app):
+        for n, topic in ((1, topics[0]), (2, topics[2])):
+            lab.produce(topic, [n])
+            await lab.caught_up(topic, app)
+        bad.clear()
+        assert republish(topics[0]).to.keys().isdisjoint(republish(topics[2]).to)
+        await lab.until(lambda: len(seen) == 2, "both come back")
+    assert sorted(seen) == sorted([("picky", topics[0], 1), (first, topics[2], 2)])
+
+
 async def test_behind_a_repartition_the_record_comes_back_behind_it(lab, table_of, republish, retried) -> None:
     topic, name = lab.topic(), lab.fresh("app")
     app, bad = lab.app(name, topic_partitions=1), [10]
