@@ -326,15 +326,18 @@ def json_text(value: object) -> str:
 class TableReader:
     """Reads the changelog of one table; each call reads what was committed since the call before.
 
+    Args:
+        may_be_new: a table without a changelog is empty, as after a run of no records, whose workers have not begun.
+
     Raises:
         Usage: the table has no changelog yet.
     """
 
-    def __init__(self, cluster: Cluster, table: Table) -> None:
+    def __init__(self, cluster: Cluster, table: Table, *, may_be_new: bool = False) -> None:
         self._table, self._cluster = table, cluster
         self._admin = Admin(cluster)
         name = table.changelog_name
-        partitions = self._admin.partitions([name]).get(name)
+        partitions = self._admin.partitions([name]).get(name, 0 if may_be_new else None)
         if partitions is None:
             raise Usage(
                 f"table {table.name}: there is no changelog {name} on {cluster.bootstrap_servers}",

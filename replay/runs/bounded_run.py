@@ -263,7 +263,7 @@ class BoundedRun:
             report.restarts = pool.restarts
             with ThreadPoolExecutor(2) as executor:
                 counted = executor.submit(self._count, report, completion, counts)
-                reader = executor.submit(self._read_table)
+                reader = executor.submit(self._read_table, report)
                 pool.stop()
                 timeline.note("workers ended")
             report.seconds = timeline.now_s
@@ -282,11 +282,11 @@ class BoundedRun:
             self._cluster, self.app, inputs, self._aligned, report, outputs=made if self._digests else None
         )
 
-    def _read_table(self) -> TableReader | None:
+    def _read_table(self, report: RunReport) -> TableReader | None:
         """Read the result's changelog while the workers stop; the little that they still write is read afterwards."""
         if self._table is None:
             return None
-        reader = TableReader(self._cluster, self._table)
+        reader = TableReader(self._cluster, self._table, may_be_new=not report.records)
         reader.read_raw()
         return reader
 

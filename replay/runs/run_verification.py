@@ -126,7 +126,7 @@ def verify_run(
     snapshots = {} if report.snapshot is None else {report.snapshot.table.name: report.snapshot}
     if outputs is not None:
         tables = [table for table in runtime.tables if table.name not in snapshots]
-        snapshots |= {table.name: TableReader(cluster, table).read() for table in tables}
+        snapshots |= {table.name: TableReader(cluster, table, may_be_new=not report.records).read() for table in tables}
     found = RunVerification(
         late=sum(report.late.values()),
         closed=report.late_closed,

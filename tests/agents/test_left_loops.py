@@ -27,6 +27,17 @@ async def left_and_begun_again(stream: Any) -> Values:
         yield [value]
 
 
+async def errors_that_are_caught_outside(stream: Any) -> Values:
+    while True:
+        try:
+            async for value in stream:
+                yield [value]
+                if value % 8 == 4:
+                    raise LookupError
+        except LookupError:
+            continue
+
+
 async def next_of_a_new_loop(stream: Any) -> Values:
     while True:
         yield [await anext(aiter(stream))]
@@ -84,6 +95,7 @@ async def batches_and_values(stream: Any) -> Values:
 
 LOOPS = [
     left_and_begun_again,
+    errors_that_are_caught_outside,
     next_of_a_new_loop,
     one_inside_of_another,
     events_behind_values,

@@ -76,6 +76,15 @@ def test_a_line_that_the_agent_cannot_take_goes_to_its_dead_letters(shell, fresh
     assert b"ValueError" in headers["anabranch-error"]
 
 
+def test_an_empty_input_has_an_empty_result(shell, fresh):
+    shell.write("mine.py", APP.format(app=fresh("app"), more="") + "other = app.Table('other', default=int)\n")
+    shell.write("empty.txt", "")
+    options = ("--input", "empty.txt", "--table", "counts", "--output", "result.csv", "--digests")
+    ended = shell.run("run", "mine", *options)
+    assert ended.returncode == 0, ended.stderr
+    assert (shell.folder / "result.csv").read_text() == "key,value\n"
+
+
 def test_an_unreachable_broker_is_named(shell):
     shell.write("data.txt", "a,1\n")
     nowhere = "127.0.0.1:1"
