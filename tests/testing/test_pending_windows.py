@@ -118,7 +118,8 @@ def test_a_function_that_reads_the_table_sees_all_batches_before_and_none_counts
 @pytest.mark.parametrize("kind", ["windows", "windows-by-key", "no-windows"])
 def test_a_function_that_reads_the_table_in_the_middle_of_a_batch_loses_nothing(kind: str, reads: str) -> None:
     def app() -> anabranch.App:
-        app = anabranch.App("pending", topic_partitions=1, settings=PATIENT)
+        # Four batches and the end take 25 s of the world's time. An epoch that nobody hurries is waited for.
+        app = anabranch.App("pending", topic_partitions=1, settings=replace(PATIENT, epoch_s=30.0))
         tables: list[Any] = []
 
         def price(sale: dict[str, Any]) -> int:
