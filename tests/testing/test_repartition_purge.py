@@ -9,6 +9,7 @@ import anabranch
 import pytest
 from anabranch import Count, Tumbling, World
 from anabranch.topics.admin import Admin
+from world_programs import PROGRAMS
 
 REPARTITION = "shop-by-user-repartition"
 
@@ -46,6 +47,13 @@ def test_processed_records_of_repartition_topics_are_deleted() -> None:
         send(world, 12, 25)
         assert [window["n"] for window in world.topic("finals").values] == [10, 10]
         assert world.table("by-item") == {"tea": 25}
+
+
+@pytest.mark.parametrize("seed", [33, 35])
+def test_a_world_that_takes_long_enough_for_it_ends_like_a_short_one(seed: int) -> None:
+    # Two faults of up to 20 s: the topic of `group_by` is empty at the end, and full without faults.
+    made = PROGRAMS["pages"].simulation(seeds=range(seed, seed + 1))
+    assert made.run().failures == []
 
 
 def test_a_worker_that_may_not_delete_says_so_once_and_goes_on(
