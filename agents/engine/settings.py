@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from math import inf
+from typing import Any, Literal, cast
 
 from ...topics.errors import Usage
 from ...topics.packed_limits import PackedLimits
@@ -38,7 +39,7 @@ class EngineSettings:
             inputs itself.
         max_ahead_windows: how far a source partition may be ahead of the slowest one that this worker reads, in event
             time, where records of both meet in windows: so many lengths of a window, its grace included. Its records
-            wait beyond that, so that not too many windows are open at once. None: no record waits.
+            wait beyond that, so that not too many windows are open at once. More than 0; None: no record waits.
         max_outputs: maximum number of outputs in an epoch; the epoch is committed when it has reached it.
         epoch_bytes: approximate memory that the records of an epoch may take before the epoch is committed. They are
             kept in memory for a rollback, as are those of the epoch that is being committed meanwhile.
@@ -67,6 +68,9 @@ class EngineSettings:
             from the environment (`ANABRANCH_PACKED_ROWS`, …), or else the defaults of `PackedLimits`.
         forwarded_headers: headers of a client's request, such as `Authorization`, to forward to the worker that has the
             requested key. A header that carries secrets is forwarded only if it is named here.
+
+    Raises:
+        Usage: `max_ahead_windows` is not above 0, or infinite.
     """
 
     exactly_once: bool = True
@@ -95,6 +99,14 @@ class EngineSettings:
     producer_options: Mapping[str, Any] = field(default_factory=dict[str, Any])
     packed: PackedLimits | None = None
     forwarded_headers: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        lengths = cast("object", self.max_ahead_windows)
+        if lengths is not None and not (isinstance(lengths, (int, float)) and 0 < lengths < inf):
+            raise Usage(
+                f"max_ahead_windows={lengths!r}: expected a number of lengths above 0",
+                hint="max_ahead_windows=None: no partition is held back",
+            )
 
     @property
     def assignor_option(self) -> str:

@@ -18,6 +18,7 @@ from anabranch.agents.runtime import runtime_of
 from anabranch.agents.tables.window_table import WindowTable, window_contents
 from anabranch.replay.testing.simulation import Input, Simulation
 from anabranch.replay.testing.world_questions import WebAnswer, ask_web
+from anabranch.topics.errors import Usage
 from anabranch.topics.partitioners import HashPartitioner
 from open_transaction import open_transaction
 
@@ -215,3 +216,9 @@ def test_worlds_with_faults_have_the_same_windows(
     assert report.worlds >= SEEDS
     assert not report.failures
     assert sum(held) > SEEDS, "some partition was held back in each world"
+
+
+@pytest.mark.parametrize("lengths", [0, -1, float("inf"), float("nan"), "5"])
+def test_a_distance_that_is_no_number_above_0_is_refused(lengths: Any) -> None:
+    with pytest.raises(Usage, match=r"max_ahead_windows=.*a number of lengths above 0"):
+        app_of(lengths=lengths)
