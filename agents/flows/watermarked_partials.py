@@ -51,10 +51,14 @@ class WatermarkedPartials(Partials):
             self._count = sum(map(len, self.states.values()))
         return self._count
 
-    def note_added(self) -> None:
-        """Note that partial results may have been added to `states`. They are counted once then, although their number
-        is looked at with each output: there may be as many panes as records."""
-        self._count = None
+    def note_added(self, added: int | None = None) -> None:
+        """Note that partial results may have been added to `states`.
+
+        Args:
+            added: how many. None: they are counted, once, although their number is looked at with each output: there
+                may be as many panes as records.
+        """
+        self._count = None if added is None or self._count is None else self._count + added
 
     def rest(self, channel: str, time_ms: int) -> None:
         """Have it told that a channel is idle now."""

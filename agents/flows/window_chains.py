@@ -226,11 +226,13 @@ class WindowPassage:
         pane = (start_ms, end_ms) if self._is_same else self._windows.pane(end_ms - 1)
         states = self._into.begin(self._stream)
         of_pane = states.get(pane)
+        before = len(of_pane or ())
         for new, element in self._keying.pairs_of(window_element(self._upstream, row, value), key):
             if of_pane is None:
                 of_pane = states[pane] = {}
             of_pane[new] = self._how.add(of_pane[new], element) if new in of_pane else self._how.start(element)
-        self._into.end(self._stream, states)
+        # In sessions there are as many panes as windows, which are not all counted for each window.
+        self._into.end(self._stream, states, added=len(of_pane or ()) - before)
 
     def move(self, at: TopicPartition, watermark_ms: int, *, woke: bool, idle: bool) -> None:
         """Pass on a watermark, if it matters; see `Passage`."""

@@ -51,15 +51,18 @@ class WindowRepartition:
         records: these are sent each by itself, so that a rollback to a savepoint finds them."""
         return States() if stream.queue.isolating else self.waiting(stream).states
 
-    def end(self, stream: Stream, states: States) -> None:
+    def end(self, stream: Stream, states: States, added: int | None = None) -> None:
         """Send what was merged into the partial results that `begin` has returned, with the running epoch.
+
+        Args:
+            added: how many there are more than before; None: they are counted.
 
         Raises:
             BadRecord: the topic cannot hold one.
             Stop: the topic cannot hold such results at all.
         """
         if not stream.queue.isolating:
-            self.waiting(stream).note_added()
+            self.waiting(stream).note_added(added)
             return
         if not states:
             return

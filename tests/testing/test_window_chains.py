@@ -12,11 +12,13 @@ import anabranch
 import pytest
 from anabranch import Count, Hopping, Max, Mean, Sessions, Sum, Tumbling, World
 from anabranch.agents.flows import window_closer
+from anabranch.agents.flows.watermarked_partials import WatermarkedPartials
 from anabranch.replay.dead_letters.dead_letter_reader import DeadLetterFilter
 from anabranch.replay.dead_letters.republisher import Republisher
 from anabranch.replay.testing.simulation import Simulation
 from anabranch.replay.testing.topic_content import TopicContent, content_of
 from anabranch.topics.errors import Usage
+from anabranch.topics.output import Output
 from hypothesis import given
 from hypothesis import strategies as st
 from test_random_windows import KINDS, LOGS, PLAIN, SECOND, STEPS, examples, late_of
@@ -423,6 +425,34 @@ def test_the_last_windows_of_a_partition_count_although_it_is_idle_before_they_c
         assert [told[20_000], told[40_000], told[60_000]] == [2, 2, 2]
         with pytest.raises(Usage):
             world.topic("sales.late")
+
+
+def test_the_number_of_windows_that_are_passed_on_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It says when an epoch is full. Each session has panes of its own, which are not all counted for each window."""
+    sent: list[int] = []
+    outputs = WatermarkedPartials.outputs
+
+    def checked(partials: WatermarkedPartials) -> list[Output]:
+        assert partials.count == sum(map(len, partials.states.values()))
+        sent.append(partials.count)
+        return outputs(partials)
+
+    def app() -> anabranch.App:
+        app = anabranch.App("chain", topic_partitions=1)
+        sales = app.topic("sales", time="at", time_unit="s", grace="0s", idle_after=None, max_jump=None, partitions=1)
+        first = sales.flow().window(Sessions("5s")).aggregate("first", n=Count())
+        each = first.final().flat_map(lambda window: [{"k": "all", **window}, {"k": window["key"], **window}])
+        each.key_by("k").window(Sessions("5s")).aggregate("second", total=Sum("n")).final().to("told")
+        return app
+
+    monkeypatch.setattr(WatermarkedPartials, "outputs", checked)
+    with World(app, start=START) as world:
+        for number in range(30):
+            world.send("sales", {"at": START_MS // 1000 + 7 * (number // 3)}, key=f"u{number % 3}")
+        world.settle()
+        told = world.topic("told").values
+    assert sum(v["total"] for v in told if v["key"] == "all") == sum(v["total"] for v in told if v["key"] != "all") > 20
+    assert max(sent) > 10
 
 
 # What fails, and what is refused -------------------------------------------------------------------------------------
