@@ -35,7 +35,7 @@ from .equality import identical, identical_json, plainly_exact, same_value
 from .errors import BadRecord, Usage, described
 from .keys import as_key, has_one_form, json_element, json_key, plain, without_minus_zero
 
-__all__ = ["Codec", "codec", "decode_json_text", "key_codec", "set_codec", "value_codec"]
+__all__ = ["Codec", "codec", "decode_json_text", "json_lines", "key_codec", "set_codec", "value_codec"]
 
 Decode = Callable[[bytes], Any]
 Encode = Callable[[Any], bytes]
@@ -58,6 +58,19 @@ _TRUSTED = frozenset({int, bool, datetime, date, time, timedelta, Decimal, UUID}
 _CODECS = 512
 
 
+def json_lines(values: Collection[Any]) -> list[bytes]:
+    """Return each value as JSON, for numbers in half the time of encoding them one by one.
+
+    Raises:
+        ValueError: the JSON of one has several lines (a `msgspec.Raw`).
+    """
+    lines = _json_encoder.encode_lines(values).split(b"\n")
+    lines.pop()  # behind the last line
+    if len(lines) != len(values):
+        raise ValueError("JSON of several lines")
+    return lines
+
+
 # Codecs that decode any JSON document, so that validating it is enough.
 _UNTYPED_JSON = frozenset({"JSON", "a JSON key"})
 _json_documents = msgspec.json.Decoder(list[msgspec.Raw])
@@ -71,6 +84,7 @@ class Codec:
         exact: returns whether many values of another type certainly come back unchanged.
         same: compares decoded values with the values: two lists of the same length.
         fast: encodes values of the `trusted` and `whole` types without looking at them first.
+        fast_all: does so for many of them at once.
         decode_list: decodes a JSON array of values; with it many values are compared at once.
         whole: types of values that `decode_list` can decode, besides the trusted ones; None means any.
 
@@ -79,7 +93,18 @@ class Codec:
         encode: value to bytes, for sending; raises `BadRecord` or what the library raises.
     """
 
-    __slots__ = ("_decode_list", "_exact", "_fast", "_same", "_trusted", "_whole", "decode", "encode", "name")
+    __slots__ = (
+        "_decode_list",
+        "_exact",
+        "_fast",
+        "_fast_all",
+        "_same",
+        "_trusted",
+        "_whole",
+        "decode",
+        "encode",
+        "name",
+    )
 
     def __init__(
         self,
@@ -91,12 +116,13 @@ class Codec:
         exact: Callable[[list[object]], bool] | None = None,
         same: Callable[[list[object], list[object]], bool] = identical,
         fast: Encode | None = None,
+        fast_all: Callable[[Collection[Any]], list[bytes]] | None = None,
         decode_list: Decode | None = None,
         whole: frozenset[type] | None = None,
     ) -> None:
         self.name, self.decode, self.encode = name, decode, encode
         self._trusted, self._exact, self._same, self._fast = trusted, exact, same, fast or encode
-        self._decode_list, self._whole = decode_list, whole
+        self._fast_all, self._decode_list, self._whole = fast_all, decode_list, whole
 
     @property
     def trusted(self) -> frozenset[type]:
@@ -170,12 +196,15 @@ class Codec:
         trusted = kinds <= self._trusted or (self._exact is not None and self._exact(list(values)))
         if trusted or (self._decode_list is not None and (self._whole is None or kinds <= self._whole)):
             try:
-                kept = list(map(self._fast, values)) if drafts is None or b"" in drafts else drafts
+                kept = self._drafts(values) if drafts is None or b"" in drafts else drafts
                 if trusted or self._come_back(kept, values):
                     return kept
             except Exception:  # noqa: BLE001, S110 (one by one, below, says which value it is and why)
                 pass
         return list(map(self.keep, values))
+
+    def _drafts(self, values: Collection[object]) -> list[bytes]:
+        return list(map(self._fast, values)) if self._fast_all is None else self._fast_all(values)
 
     def _come_back(self, kept: list[bytes], values: Collection[object]) -> bool:
         assert self._decode_list is not None
@@ -236,6 +265,7 @@ _JSON = Codec(
     trusted=_JSON_TRUSTED,
     same=identical_json,
     fast=_json_encoder.encode,
+    fast_all=json_lines,
     decode_list=_json_decoder.decode,
     whole=_JSON_ROUND_TRIP,
 )
@@ -378,6 +408,7 @@ _JSON_KEY = Codec(
     trusted=frozenset({str, int, type(None)}),
     same=_equal,
     fast=_json_encoder.encode,
+    fast_all=json_lines,
 )
 
 
@@ -388,6 +419,7 @@ _JSON_ELEMENT = Codec(
     trusted=frozenset({str, int, bool, type(None)}),
     same=_equal,
     fast=_json_encoder.encode,
+    fast_all=json_lines,
 )
 
 

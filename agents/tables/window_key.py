@@ -7,18 +7,19 @@ hold text and whole numbers, which is nearly all of them, take the way that need
 from __future__ import annotations
 
 from collections.abc import Collection
-from itertools import chain
+from operator import itemgetter
 from types import GenericAlias
 from typing import Any
 
 import msgspec
 
 from ...topics.keys import as_key
-from ...topics.serde import Codec, key_codec
+from ...topics.serde import Codec, json_lines, key_codec
 
 __all__ = ["window_key_codec"]
 
 _PLAIN = frozenset({str, int})
+_own_key = itemgetter(0)
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(tuple[Any, int, int]).decode
 
@@ -36,12 +37,13 @@ def window_key_codec(declared: object = None) -> Codec:
     def encode(key: object) -> bytes:
         return _encode(key) if _is_plain([key]) else slow.encode(key)
 
-    return Codec(slow.name, _decoded, encode, exact=_is_plain, same=_equal, fast=_encode)
+    return Codec(slow.name, _decoded, encode, exact=_is_plain, same=_equal, fast=_encode, fast_all=json_lines)
 
 
 def _is_plain(keys: Collection[Any]) -> bool:
-    """Return whether the parts of all keys are text and whole numbers, which come back as they are."""
-    return {tuple} >= set(map(type, keys)) and _PLAIN.issuperset(map(type, chain.from_iterable(keys)))
+    """Return whether all keys without their windows are text and whole numbers, which come back as they are. Start and
+    end always are: no program makes them."""
+    return {tuple} >= set(map(type, keys)) and _PLAIN.issuperset(map(type, map(_own_key, keys)))
 
 
 def _decoded(data: bytes) -> Any:
