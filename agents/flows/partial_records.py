@@ -8,15 +8,16 @@ equivalent to a plain record, also to the failure policy of the agent that gathe
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import accumulate
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, cast
 
 from ...topics.output import Output
-from ...topics.packed import KEY, MAX_ROWS, PackedRecord, arrow, pack
+from ...topics.packed import KEY, MAX_ROWS, arrow, pack
 from ...topics.partitioners import HashPartitioner
 from ..runtime import runtime_of
 
 if TYPE_CHECKING:
+    import numpy
     import pyarrow
 
     from ..runtime import Runtime
@@ -28,7 +29,7 @@ LEAST_ROWS = 256
 """Fewer partial results of a partition are not packed: opening a batch costs as much as about 100 plain records."""
 
 # Far below what topics accept by default (1 MiB), so that a smaller `max.message.bytes` seldom refuses a batch.
-_BATCH_BYTES = 128 * 1024
+_BATCH_BYTES = 256 * 1024
 
 # What a row takes beside its bytes: the offsets of key and value.
 _ROW_BYTES = 8
@@ -52,19 +53,26 @@ def partial_records(
     # All keys are partitioned by the same hash as those of plain records, but for empty ones, which the client places.
     if len(keys) < LEAST_ROWS or not partitions or not all(keys) or not all(values) or not _packs(runtime, name):
         return topic.outputs(keys, values, timestamp_ms)
+    import numpy as np
+
     some_keys, some_values = cast("list[bytes]", keys), cast("list[bytes]", values)
-    rows: list[list[int]] = [[] for _ in range(partitions)]
-    for row, partition in enumerate(HashPartitioner(partitions).partitions_of(some_keys)):
-        rows[partition].append(row)
+    places = np.array(HashPartitioner(partitions).partitions_of(some_keys))
+    order = np.argsort(places, kind="stable")
+    key_sizes, value_sizes = _sizes(some_keys)[order], _sizes(some_values)[order]
+    ends_bytes = np.cumsum(key_sizes + value_sizes + _ROW_BYTES)
     most_bytes = min(_BATCH_BYTES, runtime.max_record_bytes // 2)
     made: list[Output] = []
-    for partition, numbers in enumerate(rows):
-        for part in _parts(([some_keys[row] for row in numbers], [some_values[row] for row in numbers]), most_bytes):
-            if len(part[0]) < LEAST_ROWS:
-                made += topic.outputs(*part, timestamp_ms)
-            else:
-                packed = _packed(*part)
-                made.append(Output(name, packed.value, None, partition, timestamp_ms, packed.headers))
+    for partition, (first, last) in enumerate(pairwise(np.searchsorted(places[order], range(partitions + 1)).tolist())):
+        for begin, end in _parts(first, last, ends_bytes, most_bytes):
+            rows = order[begin:end].tolist()
+            of_keys, of_values = [some_keys[row] for row in rows], [some_values[row] for row in rows]
+            if end - begin < LEAST_ROWS:
+                made += topic.outputs(of_keys, of_values, timestamp_ms)
+                continue
+            columns = [_binary(of_values, value_sizes[begin:end]), _binary(of_keys, key_sizes[begin:end])]
+            batch = arrow().RecordBatch.from_arrays(columns, names=["value", KEY])
+            packed = pack(batch, key=KEY, value="text", compression=None)  # the client compresses it with others
+            made.append(Output(name, packed.value, None, partition, timestamp_ms, packed.headers))
     return made
 
 
@@ -77,34 +85,37 @@ def _packs(runtime: Runtime, topic: str) -> bool:
     return topic not in runtime.partitioners and topic not in runtime.context.failures.rules
 
 
-Part = tuple[list[bytes], list[bytes]]
-"""Keys and values of some partial results."""
+def _parts(begin: int, end: int, ends_bytes: numpy.ndarray, most_bytes: int) -> Iterator[tuple[int, int]]:
+    """Cut the partial results of a partition into parts that a batch can hold.
 
-
-def _parts(part: Part, most_bytes: int) -> Iterator[Part]:
-    """Cut the partial results of a partition into parts that a batch can hold."""
-    keys, values = part
-    size_bytes = sum(map(len, keys)) + sum(map(len, values)) + _ROW_BYTES * len(keys)
-    if len(keys) < LEAST_ROWS or (len(keys) <= MAX_ROWS and size_bytes <= most_bytes):
-        yield part
+    Args:
+        begin, end: the numbers of the first one, and of the one behind the last.
+        ends_bytes: how many bytes all partial results take, up to each one.
+    """
+    count = end - begin
+    size_bytes = 0 if not count else int(ends_bytes[end - 1]) - (int(ends_bytes[begin - 1]) if begin else 0)
+    if count < LEAST_ROWS or (count <= MAX_ROWS and size_bytes <= most_bytes):
+        if count:
+            yield begin, end
         return
-    count = max(2, -(-size_bytes // most_bytes), -(-len(keys) // MAX_ROWS))
-    step = -(-len(keys) // count)
-    for begin in range(0, len(keys), step):
-        yield from _parts((keys[begin : begin + step], values[begin : begin + step]), most_bytes)
+    step = -(-count // max(2, -(-size_bytes // most_bytes), -(-count // MAX_ROWS)))
+    for at in range(begin, end, step):
+        yield from _parts(at, min(at + step, end), ends_bytes, most_bytes)
 
 
-def _packed(keys: list[bytes], values: list[bytes]) -> PackedRecord:
-    """Pack rows; the client compresses them with the other records."""
-    batch = arrow().RecordBatch.from_arrays([_binary(values), _binary(keys)], names=["value", KEY])
-    return pack(batch, key=KEY, value="text", compression=None)
+def _sizes(items: list[bytes]) -> numpy.ndarray:
+    import numpy as np
+
+    return np.fromiter(map(len, items), np.int64, len(items))
 
 
-def _binary(items: list[bytes]) -> pyarrow.Array:
-    """Return an Arrow array of bytes; `pyarrow.array` takes longer (see also `topics.arrow_numpy`)."""
-    import numpy
+def _binary(items: list[bytes], sizes: numpy.ndarray) -> pyarrow.Array:
+    """Return an Arrow array of bytes, given how many each has; `pyarrow.array` takes longer (see also
+    `topics.arrow_numpy`)."""
+    import numpy as np
 
     pa: Any = arrow()
-    ends = numpy.fromiter(accumulate(map(len, items), initial=0), numpy.int32, len(items) + 1)
+    ends = np.zeros(len(items) + 1, np.int32)
+    np.cumsum(sizes, out=ends[1:])
     buffers = [None, pa.py_buffer(ends), pa.py_buffer(b"".join(items))]
     return pa.Array.from_buffers(pa.binary(), len(items), buffers)
