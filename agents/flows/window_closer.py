@@ -113,6 +113,11 @@ class WindowCloser:
         self._retry_topic = stream.context.retries.of_fired(stream.name, KIND)
         stream.tells_finals = bool(listeners.finals)
 
+    @property
+    def tells(self) -> bool:
+        """Whether closed windows are sent. If they are not, it does not matter when in an epoch they close."""
+        return bool(self._finals)
+
     def _first_updates_s(self) -> float:
         now_s, listeners = clock.now_s(), self._listeners
         updated_s, commits = listeners.updated = listeners.updated or (now_s, -1)
@@ -304,15 +309,16 @@ class WindowCloser:
 
     async def _closed(self, at: TopicPartition) -> bool:
         """Close windows of a partition, in portions; return whether all that are complete are closed."""
-        _, state = window_content(self._table)
+        partition, state = window_content(self._table)
         watermark_ms, epoch = state.watermark_ms, self._stream.context.epoch
+        if not self.tells:
+            if not partition.pending:  # else they close when that is joined with the table
+                state.open.close_due(watermark_ms)
+            return True
         if not state.open.may_be_due(watermark_ms):
             state.open.close_due(watermark_ms)
             return True
         window_partition(self._table)  # with what was pending
-        if not self._finals:
-            state.open.close_due(watermark_ms)
-            return True
         while self._left and not epoch.full:
             rows = state.open.take_due(watermark_ms, min(self._left, _PORTION))
             if rows:

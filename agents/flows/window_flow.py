@@ -214,7 +214,7 @@ class WindowedFlow:
         async def fill(stream: Stream) -> None:
             stream.takes_control = True
             source, closer = self._source(stream, table, how, late), WindowCloser(stream, table, made.listeners)
-            joining = Joining(stream, table, how)
+            joining = Joining(stream, table, how, closes=not closer.tells)
             async for batch in stream.queued_batches(closer.wait_s):
                 if await closer.told_again(batch):
                     continue
@@ -267,7 +267,8 @@ class WindowedFlow:
 
         async def gather(stream: Stream) -> None:
             stream.takes_control = True
-            closer, joining = WindowCloser(stream, table, made.listeners), Joining(stream, table, how)
+            closer = WindowCloser(stream, table, made.listeners)
+            joining = Joining(stream, table, how, closes=not closer.tells)
             async for batch in stream.queued_batches(closer.wait_s):
                 if await closer.told_again(batch):
                     continue

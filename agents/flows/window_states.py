@@ -1,8 +1,8 @@
 """Partial results of windows: by pane and key, and how they are joined with the windows of a table.
 
 The partial results of several batches can be *pending*: they are kept, and joined with the table together, when one of
-their windows is complete, when the table is read, and at the barrier at the latest. For what that means for failures
-see `combiner.py`.
+their windows is complete and has to be sent, when the table is read, and at the barrier at the latest. For what that
+means for failures see `combiner.py`.
 """
 
 from __future__ import annotations
@@ -86,10 +86,11 @@ class Joining:
     Args:
         stream: the stream of the agent.
         how: joins states.
+        closes: whether windows that are complete close with what is joined, because nobody is told of them.
     """
 
-    def __init__(self, stream: Stream, table: WindowTable, how: Reducer) -> None:
-        self._stream, self._table, self._how = stream, table, how
+    def __init__(self, stream: Stream, table: WindowTable, how: Reducer, *, closes: bool) -> None:
+        self._stream, self._table, self._how, self._closes = stream, table, how, closes
         self._windows = table.spec.windows
 
     def begin(self, batch: QueuedBatch) -> tuple[WindowContent, States]:
@@ -142,6 +143,8 @@ class Joining:
         try:
             self._join(partition, content, states, isolating=False)
             states.clear()  # a batch that is under way, whose functions have read the table, goes on with none
+            if self._closes and len(partition.pending) == 1:  # other ones may have parts of the same windows
+                content.open.close_due(content.watermark_ms)
         except Stop:
             raise
         except Exception as exc:

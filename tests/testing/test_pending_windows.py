@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import anabranch
 import pytest
@@ -12,6 +12,7 @@ from anabranch.agents.engine.settings import EngineSettings
 from anabranch.agents.flows import partial_records, window_states
 from anabranch.agents.flows.window_states import Joining, PendingWindows
 from anabranch.agents.runtime import runtime_of
+from anabranch.agents.tables.window_table import window_contents
 from anabranch.topics.packed import Rows
 
 # Epochs are longer than a test sends.
@@ -33,12 +34,13 @@ def applied(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return sizes
 
 
-def sums(app: anabranch.App, *, by_key: bool = False, function: Any = None) -> Any:
+def sums(app: anabranch.App, *, by_key: bool = False, function: Any = None, told: bool = True) -> Any:
     sales = app.topic("sales", time="at", time_unit="s", grace=0, max_jump=None, idle_after=None, partitions=1)
     flow = sales.flow() if function is None else sales.map(function)
     keyed = flow.key_by("user") if by_key else flow
     made = keyed.window(Tumbling("10s")).aggregate("sums", n=Count(), total=Sum("price"))
-    made.final().to("finals")
+    if told:
+        made.final().to("finals")
     return made
 
 
@@ -89,6 +91,24 @@ def test_a_window_that_is_complete_closes_with_what_was_pending(applied: list[in
         finals = {(v["key"], v["start"], v["end"]): v["total"] for v in world.topic("finals").values}
     assert finals == {row: value["total"] for row, value in counted(sales).items() if row[2] < 31_500}
     assert len(applied) == 4  # three times because a window was complete, and at the barrier
+
+
+@pytest.mark.parametrize("by_key", [False, True])
+def test_windows_of_which_nobody_is_told_close_with_the_epoch(applied: list[int], by_key: bool) -> None:
+    def app() -> anabranch.App:
+        app = anabranch.App("pending", topic_partitions=1, settings=PATIENT)
+        sums(app, by_key=by_key, told=False)
+        return app
+
+    sales = [sale(number, number / 2) for number in range(127)]  # the second epoch begins in the middle of windows
+    with World(app) as world:
+        for part, epochs in ((sales[:64], 1), (sales[64:], 2)):
+            send(world, part, batch=8)
+            assert len(applied) == epochs
+            content = window_contents(cast(Any, world.app.tables["sums"]))[0]
+            assert content.open.closed_ms == content.watermark_ms == part[-1]["at"] * 1000
+            assert len(content.open) == 3
+        assert world.table("sums") == counted(sales)
 
 
 def test_a_function_that_reads_the_table_sees_all_batches_before_and_none_counts_twice(applied: list[int]) -> None:
