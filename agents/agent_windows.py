@@ -39,14 +39,15 @@ from .event import to_event
 from .event_time.channel import END_MS, Channel, watermark
 from .event_time.idleness import Idleness
 from .event_time.time_keeper import TimeKeeper, channel_name
+from .firings import KIND
 from .flows.aggregates import getter
 from .flows.late_records import LateRecords
 from .flows.operators import field_reader
 from .flows.watermarked_partials import WatermarkedPartials
 from .flows.window_agents import LOOK_S
-from .forwarded_time import ForwardedTime, is_behind_source, time_before, times_of
+from .forwarded_time import TIMERS, ForwardedTime, is_behind_source, source_time, time_before, times_of
 from .runtime import runtime_of
-from .stream_clock import timing_of
+from .stream_clock import is_waited_in, timing_of
 from .tables.absent import ABSENT
 from .tables.agent_window_table import AgentWindowTable, WindowWriter
 from .tables.relative_time import STREAM
@@ -71,6 +72,9 @@ _SOON_S = 0.02
 
 # Windows that close before the engine's loop has a turn.
 _PAUSE_AFTER = 256
+
+# How far a source partition may be ahead of another one where there are timers behind them, in event time.
+_AHEAD_MS = 60_000
 
 
 class _Record:
@@ -134,10 +138,13 @@ class AgentWindows(WindowWriter):
         self._is_behind_source = is_behind_source(stream)
         behind = cast("Stream | None", cast(Any, stream)._next)
         self.forwarded = None
-        if behind is not None and is_behind_source(behind) and self._times:
-            self.forwarded = ForwardedTime(stream, behind.topic, self._times, self._closed_at)
+        # First, so that its message comes first, which windows by the same time go by too.
+        times = {TIMERS: TIMERS.name, **self._times} if _forwards_for_timers(stream) else self._times
+        if behind is not None and is_behind_source(behind) and times:
+            self.forwarded = ForwardedTime(stream, behind.topic, times, self._closed_at)
             lengths = runtime.settings.max_ahead_windows
             bounds = [table.spec.max_ahead_ms(lengths) for table in tables if table.spec.closes]
+            bounds += [_AHEAD_MS + (timing.given_grace_ms or 0)] if TIMERS in times and lengths is not None else []
             stream.max_ahead_ms = min((bound for bound in bounds if bound is not None), default=None)
         self._teller = WindowTeller(stream, tables)
         self._record: _Record | None = None
@@ -152,9 +159,12 @@ class AgentWindows(WindowWriter):
         """The record that the agent processes."""
         stream, record = self.stream, self._record
         if stream.message is None or type(stream.message) is FiringRecord:
+            fires, where = "window that closes", "on_window_close"
+            if stream.message is not None and stream.message.kind != KIND:
+                fires, where = "timer that fires", "the function of a timer"
             raise Usage(
-                f"agent {stream.name}: a window that closes has no record whose time could choose a window",
-                hint="in on_window_close, read a table with windows by now(), or by [key][start, end]",
+                f"agent {stream.name}: a {fires} has no record whose time could choose a window",
+                hint=f"in {where}, read a table with windows by now(), or by [key][start, end]",
             )
         if record is None or record.message is not stream.message:
             event = cast(Any, stream.current_event)
@@ -223,11 +233,9 @@ class AgentWindows(WindowWriter):
 
     async def records(self, batch: QueuedBatch) -> AsyncIterator[tuple[Message, Any]]:
         """Yield the records of a batch, each with its value, after the windows have closed that end before it."""
-        if batch.at.topic == self._teller.retry_topic:
-            for message in batch.messages:
-                await self._teller.tell_again(batch.at, message)
+        if await self.told_again(batch):
             return
-        for message, value in self._decoded(batch):
+        for message, value in _decoded(self.stream, batch):
             if not await self._pass(batch, message, value):
                 return
             if isinstance(value, ControlRecord):
@@ -235,6 +243,14 @@ class AgentWindows(WindowWriter):
             self.stream.message = message
             yield message, value
         self._note_time(batch.at)
+
+    async def told_again(self, batch: QueuedBatch) -> bool:
+        """Tell the windows of a batch of the retry topic of windows; return False if it is of another topic."""
+        if batch.at.topic != self._teller.retry_topic:
+            return False
+        for message in batch.messages:
+            await self._teller.tell_again(batch.at, message)
+        return True
 
     async def skip(self, batch: QueuedBatch) -> bool:
         """Let a record move time that goes to the failure policy instead of the agent.
@@ -246,32 +262,22 @@ class AgentWindows(WindowWriter):
         if stream.grouped or stream.queue.poison_of(batch) is None:
             return True
         stream.context.at(stream, batch.at)
-        for message, value in self._decoded(batch, policy=False):
+        for message, value in _decoded(self.stream, batch, policy=False):
             return await self._pass(batch, message, value)
         return True
 
-    def _decoded(self, batch: QueuedBatch, *, policy: bool = True) -> Iterator[tuple[Message, Any]]:
-        if batch.rows is not None and policy:
-            yield from decoded(self.stream, batch)
-            return
-        decode = self.stream.topic.decode_value
-        control = batch.rows is None and carries_control(batch.at.topic, self._group)
-        for message in batch.messages:
-            if control and is_control(message):
-                yield message, _control(batch.at, message)
-                continue
-            data = message.value()
-            try:
-                value: Any = None if data is None else decode(data)
-            except BaseException as exc:  # noqa: BLE001 (decoders may be the user's, and panic)
-                if policy:
-                    self.stream.message = message
-                    self.stream.context.apply_policy(self.stream, message, exc, "decode")
-            else:
-                yield message, value
-
     async def _pass(self, batch: QueuedBatch, message: Message, value: Any) -> bool:
         """Let a record move time, and close windows; return False if it is in the queue again because some are left."""
+        stream = self.stream
+        if not self.advance(batch, message, value) or await self.closed(batch.at, divisible=batch.rows is None):
+            return True
+        stream.queue.again_from(message)
+        if not stream.queue.cut:
+            stream.context.router.cut()
+        return False
+
+    def advance(self, batch: QueuedBatch, message: Message, value: Any) -> bool:
+        """Let a record, or a control record, move time; return whether windows may be complete now."""
         stream, at = self.stream, batch.at
         stream.message = None
         if isinstance(value, ControlRecord):
@@ -280,18 +286,14 @@ class AgentWindows(WindowWriter):
             if self._idleness is not None:
                 self._idleness.wake(self.stream.queue.at(at))
             self._record = record = _Record(self, message, value)
+            if self._is_behind_source and STREAM in self._times and (heard := source_time(message)) is not None:
+                self._hear_time(at, self._times[STREAM], heard)  # in one order with timers, not behind the epoch
             if self.forwarded is not None:
                 self.forwarded.pass_record(at, message, record.time_ms)
-            if not self._moves(at, record):
-                return True
+            return self._moves(at, record) or self._is_behind_source
         elif self.forwarded is not None:
             self.forwarded.pass_record(at, message, _Record(self, message, value).time_ms)
-        if await self._closed(at, divisible=batch.rows is None):
-            return True
-        stream.queue.again_from(message)
-        if not stream.queue.cut:
-            stream.context.router.cut()
-        return False
+        return True
 
     def _contents(self, at: TopicPartition) -> Iterator[tuple[AgentWindowTable[Any], WindowContent]]:
         for table in self._tables:
@@ -342,9 +344,10 @@ class AgentWindows(WindowWriter):
     def _hear(self, at: TopicPartition, control: ControlRecord) -> None:
         """Note the end of the input: of a topic's own partition, or of all that a repartition topic is made of."""
         partition = self.stream.queue.at(at)
-        by = cast("dict[str, Any]", control.value).get("by") if control.kind != END_OF_INPUT else None
-        if by is not None:
-            self._hear_time(at, by, control)
+        by: str = "" if control.kind == END_OF_INPUT else cast("dict[str, Any]", control.value).get("by", "")
+        if by:
+            same = by == TIMERS.name and not cast("dict[str, Any]", control.value).get("idle")
+            self._hear_time(at, self._times.get(STREAM, by) if same else by, control)
             return
         if control.kind != END_OF_INPUT:
             keeper = TimeKeeper(partition.channel_state)
@@ -357,7 +360,7 @@ class AgentWindows(WindowWriter):
             if channel is not None:
                 channel.end()
                 content.take_time(clock.now_ms())
-        self._pass_on(at)
+        _pass_end_on(self.stream, self.forwarded, at)
 
     def forwarding(self, value: Any) -> dict[str, bytes]:
         """Return the headers of event time for a record that `group_by` forwards.
@@ -383,24 +386,7 @@ class AgentWindows(WindowWriter):
 
     def _closed_at(self, time: RelativeTime, time_ms: int) -> int:
         """Return the stream time at which the windows of all tables have closed that hold a time."""
-        return max(table.spec.closed_at(time_ms) for table in self._tables if table.time == time)
-
-    def _pass_on(self, at: TopicPartition) -> None:
-        """Tell the partitions of the topic to which the stream forwards its records that its input has ended."""
-        stream = self.stream
-        behind = cast(Any, stream)._next
-        if behind is None:
-            return
-        if self.forwarded is not None:
-            self.forwarded.end(at)
-            return
-        into = cast("Topic", behind.topic)
-        into.need()
-        name, known = into.get_topic_name(), runtime_of(stream.app).engine.rebalance.partition_counts
-        partials = stream.context.epoch.outbox.partials
-        if name not in partials:
-            partials[name] = WatermarkedPartials(lambda *_: [], name, lambda: (known[name], known[at.topic]))
-        cast(WatermarkedPartials, partials[name]).move(channel_name(*at), END_MS)
+        return max((table.spec.closed_at(time_ms) for table in self._tables if table.time == time), default=time_ms)
 
     # Closing --------------------------------------------------------------------------------------------------------
 
@@ -409,19 +395,26 @@ class AgentWindows(WindowWriter):
         stream, self._waits = self.stream, False
         for at in [at for at in stream.queue.partitions if at.topic in self._names]:
             stream.context.at(stream, at)
-            idle_ms = None if self._is_behind_source else self._idle_ms(at)
-            if self.forwarded is not None and idle_ms is not None and self._idleness is not None:
-                self.forwarded.rest(at, idle_ms, repeats=self._idleness.repeats(stream.queue.at(at), clock.now_s()))
-            for table, content in self._contents(at):
-                channel = content.inputs.get((stream.name, at.topic))
-                if channel is not None and idle_ms is not None:
-                    before_ms = channel.time_ms
-                    channel.rest(idle_ms, table.spec.closed_at)
-                    content.take_time(clock.now_ms())
-                    if channel.time_ms != before_ms and channel.time_ms == channel.rests_until_ms(table.spec.closed_at):
-                        stream.context.epoch.touch()  # it goes no further: commit that
-            if not await self._closed(at, divisible=True):
+            self.rest_at(at)
+            if not await self.closed(at, divisible=True):
                 self._waits = True
+
+    def rest_at(self, at: TopicPartition) -> None:
+        """Let the time of a partition go on if it is idle."""
+        stream = self.stream
+        idle_ms = None if self._is_behind_source else self._idle_ms(at)
+        if idle_ms is None:
+            return
+        if self.forwarded is not None and self._idleness is not None:
+            self.forwarded.rest(at, idle_ms, repeats=self._idleness.repeats(stream.queue.at(at), clock.now_s()))
+        for table, content in self._contents(at):
+            channel = content.inputs.get((stream.name, at.topic))
+            if channel is not None:
+                before_ms = channel.time_ms
+                channel.rest(idle_ms, table.spec.closed_at)
+                content.take_time(clock.now_ms())
+                if channel.time_ms != before_ms and channel.time_ms == channel.rests_until_ms(table.spec.closed_at):
+                    stream.context.epoch.touch()  # it goes no further: commit that
 
     def _idle_ms(self, at: TopicPartition) -> int | None:
         if self._idleness is None:
@@ -429,7 +422,27 @@ class AgentWindows(WindowWriter):
         silent = self.stream.context.is_silent(self.stream, at)
         return self._idleness.idle_ms(self.stream.queue.at(at), clock.now_s(), silent=silent)
 
-    async def _closed(self, at: TopicPartition, *, divisible: bool) -> bool:
+    def due_ms(self, at: TopicPartition) -> int | None:
+        """Return the stream time with which the next window is complete, of those of a partition that are complete and
+        have to be told; None if there are none."""
+        return min((due_ms for due_ms, _, _ in self._due(at)), default=None)
+
+    async def close_next(self, at: TopicPartition) -> None:
+        """Close the window that `due_ms` has meant; do nothing yet if the order of those that close is not known."""
+        _, table, content = min(self._due(at), key=lambda due: due[0])
+        rows = content.open.take_due(content.watermark_ms, 1)
+        if rows and table.on_close is not None:
+            await self._call(table, table.on_close, at, rows[0])
+
+    def _due(self, at: TopicPartition) -> Iterator[tuple[int, AgentWindowTable[Any], WindowContent]]:
+        for table, content in self._contents(at):
+            first_ms, watermark_ms = content.open.first_ms, content.watermark_ms
+            if table.on_close is None or first_ms is None or not content.open.has_due(watermark_ms):
+                continue
+            if (self.stream.name, at.topic) in content.inputs:
+                yield first_ms + 1 + table.spec.grace_ms, table, content
+
+    async def closed(self, at: TopicPartition, *, divisible: bool) -> bool:
         """Close the windows of a partition that are complete; return whether all of them are closed.
 
         Args:
@@ -455,7 +468,7 @@ class AgentWindows(WindowWriter):
         *,
         divisible: bool,
     ) -> bool:
-        """Close the windows of a table that are complete, and tell the program; see `_closed`."""
+        """Close the windows of a table that are complete, and tell the program; see `closed`."""
         runner, called = cast(Any, self.stream.runner), 0
         began_s, steps = clock.now_s(), runner.steps
         while not (divisible and self._must_end and content.open.has_due(content.watermark_ms)):
@@ -487,12 +500,21 @@ class AgentWindows(WindowWriter):
 
 
 def windows_of(stream: Stream) -> AgentWindows | None:
-    """Return what a stream that begins to iterate knows of windows; None in an app without windowed tables."""
+    """Return what a stream that begins to iterate knows of windows; None in an app without windowed tables, unless the
+    stream has to tell timers behind `group_by` of its time."""
     if stream.windows is not None:
         return stream.windows
     tables = [table for table in runtime_of(stream.app).tables if isinstance(table, AgentWindowTable)]
-    stream.takes_control = stream.takes_control or (bool(tables) and not stream.grouped)
-    return AgentWindows(stream, tables) if tables else None
+    if not tables and not _forwards_for_timers(stream):
+        return None
+    stream.takes_control = stream.takes_control or not stream.grouped
+    return AgentWindows(stream, tables)
+
+
+def _forwards_for_timers(stream: Stream) -> bool:
+    """Return whether a stream with `group_by` has timers behind it."""
+    behind = cast("Stream | None", cast(Any, stream)._next)
+    return behind is not None and is_behind_source(behind) and is_waited_in(behind)
 
 
 def _control(at: TopicPartition, message: Message) -> ControlRecord:
@@ -500,3 +522,41 @@ def _control(at: TopicPartition, message: Message) -> ControlRecord:
         return decode(message)
     except BadRecord as exc:
         raise Stop(f"{at.topic}[{at.partition}]: {exc}", hint="only anabranch may write to it") from exc
+
+
+def _pass_end_on(stream: Stream, forwarded: ForwardedTime | None, at: TopicPartition) -> None:
+    """Tell the partitions of the topic to which a stream forwards its records that its input has ended."""
+    behind = cast(Any, stream)._next
+    if behind is None:
+        return
+    if forwarded is not None:
+        forwarded.end(at)
+        return
+    into = cast("Topic", behind.topic)
+    into.need()
+    name, known = into.get_topic_name(), runtime_of(stream.app).engine.rebalance.partition_counts
+    partials = stream.context.epoch.outbox.partials
+    if name not in partials:
+        partials[name] = WatermarkedPartials(lambda *_: [], name, lambda: (known[name], known[at.topic]))
+    cast(WatermarkedPartials, partials[name]).move(channel_name(*at), END_MS)
+
+
+def _decoded(stream: Stream, batch: QueuedBatch, *, policy: bool = True) -> Iterator[tuple[Message, Any]]:
+    if batch.rows is not None and policy:
+        yield from decoded(stream, batch)
+        return
+    decode = stream.topic.decode_value
+    control = batch.rows is None and carries_control(batch.at.topic, runtime_of(stream.app).conf.id)
+    for message in batch.messages:
+        if control and is_control(message):
+            yield message, _control(batch.at, message)
+            continue
+        data = message.value()
+        try:
+            value: Any = None if data is None else decode(data)
+        except BaseException as exc:  # noqa: BLE001 (decoders may be the user's, and panic)
+            if policy:
+                stream.message = message
+                stream.context.apply_policy(stream, message, exc, "decode")
+        else:
+            yield message, value

@@ -9,6 +9,10 @@ time. It is sent in watermark messages (`event_time/time_keeper.py`), behind the
 transaction, so that the time behind it is the least of all source partitions. Whether a record is late is decided by
 its own partition: a record that is older than stream time carries that time in the header `anabranch-time`, JSON. All
 others are on time. Each of the times that tables go by has a name, and is told by itself.
+
+Timers behind `group_by` fire between two records, and the watermark messages of an epoch come behind all of its
+records. So each record says in the header `anabranch-source` which source partition it comes from, and what time it is
+there with this record: what is due fires before it, wherever epochs end.
 """
 
 from __future__ import annotations
@@ -18,13 +22,15 @@ from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
 
-from ..topics.control_records import is_repartition_topic_of
+from ..topics import clock
+from ..topics.control_records import ControlRecord, is_repartition_topic_of
 from ..topics.headers import headers_of
 from .engine.partition_queue import place_of
 from .event_time.channel import END_MS, NEVER_MS, Channel
-from .event_time.time_keeper import channel_name
+from .event_time.time_keeper import channel_name, watermark_message
 from .flows.watermarked_partials import WatermarkedPartials
 from .runtime import runtime_of
+from .tables.relative_time import RelativeTime
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -33,12 +39,25 @@ if TYPE_CHECKING:
     from ..topics.topic_partition import TopicPartition
     from .stream import Stream
     from .tables.agent_window_table import AgentWindowTable
-    from .tables.relative_time import RelativeTime
     from .topic import Topic
 
-__all__ = ["TIME_HEADER", "ForwardedTime", "is_behind_source", "time_before", "times_of", "without_time"]
+__all__ = [
+    "TIMERS",
+    "TIME_HEADER",
+    "ForwardedTime",
+    "is_behind_source",
+    "source_time",
+    "time_before",
+    "times_of",
+    "without_time",
+]
 
 TIME_HEADER = "anabranch-time"
+SOURCE_HEADER = "anabranch-source"
+
+TIMERS = RelativeTime("stream", name="timers")
+"""The time that timers go by: the event time that the topic declares. It is told apart from the same time of windowed
+tables, because it rests where a partition is idle: what waits is known behind `group_by` only."""
 
 
 def times_of(tables: Iterable[AgentWindowTable[Any]]) -> dict[RelativeTime, str]:
@@ -68,9 +87,18 @@ def time_before(message: Message, name: str) -> int:
     return NEVER_MS
 
 
+def source_time(message: Message) -> ControlRecord | None:
+    """Return the stream time of a record's source partition, with the record, as a watermark message; None without."""
+    for header, value in headers_of(message) or ():
+        if header == SOURCE_HEADER and value is not None:
+            of, channel, time_ms, at_ms = msgspec.json.decode(value, type=tuple[int, str, int, int])
+            return watermark_message(of, {channel: time_ms}, at_ms=at_ms)
+    return None
+
+
 def without_time(headers: Mapping[str, Any]) -> dict[str, Any]:
-    """Return headers without that of this module: from another topic it says nothing."""
-    return {name: value for name, value in headers.items() if name != TIME_HEADER}
+    """Return headers without those of this module: from another topic they say nothing."""
+    return {name: value for name, value in headers.items() if name not in (TIME_HEADER, SOURCE_HEADER)}
 
 
 class ForwardedTime:
@@ -95,6 +123,7 @@ class ForwardedTime:
         self._before: dict[str, int] = {}
         self._lacking: list[tuple[RelativeTime, str]] = []
         self._moves = False
+        self._source: tuple[TopicPartition, int] | None = None  # of the last record, for timers
 
     def pass_record(self, at: TopicPartition, message: Message, time_ms: Callable[[RelativeTime], int | None]) -> None:
         """Take a record into account that is about to be forwarded.
@@ -117,11 +146,13 @@ class ForwardedTime:
                 self._lacking.append((time, name))
                 continue
             channel = channels[name]
-            if of_record < channel.time_ms:
+            if of_record < channel.time_ms and time is not TIMERS:
                 self._before[name] = channel.time_ms
             if self._moves:
                 channel.advance(of_record, message.timestamp()[1])
                 self._told(name).move(channel_name(*at), channel.time_ms)
+        if TIMERS in self._times:
+            self._source = self._source_of(at), channels[self._times[TIMERS]].time_ms
         if self._moves:
             self._keep(at, channels)
             self._moved_by[at] = place_of(message), self._stream.queue.at(at).channel_state
@@ -135,8 +166,11 @@ class ForwardedTime:
         """Note that the input of a partition has ended."""
         channels = self._channels(at)
         for name, channel in channels.items():
+            told, last_ms = self._told(name), channel.time_ms
             channel.end()
-            self._told(name).move(channel_name(*at), END_MS)
+            told.move(channel_name(*at), END_MS)
+            if NEVER_MS < last_ms < END_MS:
+                told.last_ms[channel_name(*at)] = last_ms
         self._keep(at, channels)
 
     def rest(self, at: TopicPartition, idle_ms: int, *, repeats: bool) -> None:
@@ -153,12 +187,18 @@ class ForwardedTime:
     @property
     def headers(self) -> dict[str, bytes]:
         """The headers of the record that is forwarded."""
-        return {TIME_HEADER: msgspec.json.encode(self._before)} if self._before else {}
+        made = {TIME_HEADER: msgspec.json.encode(self._before)} if self._before else {}
+        if self._source is not None:
+            at, time_ms = self._source
+            made[SOURCE_HEADER] = msgspec.json.encode((self._counts()[1], channel_name(*at), time_ms, clock.now_ms()))
+        return made
+
+    def _source_of(self, at: TopicPartition) -> TopicPartition:
+        """Return the source partition that a partition of a retry topic stands for."""
+        return at if at.topic in self._names else at._replace(topic=self._stream.context.retries.read[at.topic][1])
 
     def _channels(self, at: TopicPartition) -> dict[str, Channel]:
-        if at.topic not in self._names:
-            at = at._replace(topic=self._stream.context.retries.read[at.topic][1])  # a retry topic
-        known = self._stream.queue.at(at).channel_state
+        known = self._stream.queue.at(self._source_of(at)).channel_state
         states = cast("dict[str, Any]", known.get("times", {})) if isinstance(known, dict) else {}
         return {name: Channel(self._max_jump_ms, states.get(name)) for name in self._times.values()}
 

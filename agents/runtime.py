@@ -309,18 +309,9 @@ class Runtime:
         return self.context.record_time_ms()
 
     def window_writer(self) -> AgentWindows | None:
-        """Return what the stream of the running agent knows of windows; None outside of agents.
-
-        Raises:
-            Usage: the agent has timers.
-        """
+        """Return what the stream of the running agent knows of windows; None outside of agents."""
         runner = self.context.current if "engine" in self.__dict__ else None
         stream = None if runner is None else cast("Stream | None", runner.stream)
-        if stream is not None and stream.clock is not None:
-            raise Usage(
-                f"agent {stream.name} has timers and uses a table with windows: not supported yet",
-                hint="two agents of the topic: one with timers, one with the table",
-            )
         return None if stream is None else stream.windows
 
     def reads(self, agent: str, topic: str) -> bool:

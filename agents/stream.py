@@ -173,7 +173,7 @@ class Stream(faust.Stream[V_co]):
         _current_event.set(cast(Any, self._current))
         await self.maybe_start()
         self._looks = _Looks()
-        self.windows = windows_of(self) if self.clock is None else None
+        self.windows = windows_of(self)
         if not self._registered:
             self._registered = True
             self.context.add_stream(self)
@@ -321,9 +321,8 @@ class Stream(faust.Stream[V_co]):
                 continue
             if batch.rows is not None:
                 self._package = batch.rows.package
-            if self.windows is not None and not await self.windows.skip(batch):
-                continue
-            if self.clock is not None and not await self.clock.skip(batch):
+            keeper = self.clock or self.windows
+            if keeper is not None and not await keeper.skip(batch):
                 continue
             if _is_given_up(self, batch):
                 queue.done()
@@ -504,7 +503,15 @@ def _repartition_topic(stream: Stream[Any], name: str, partitions: int | None) -
     Faust would give it the number of partitions that topics of the app have by default.
     """
     prefix = f"{stream.prefix}-" if stream.prefix and not stream.topic.has_prefix else ""
-    made = stream.topic.derive(prefix=prefix, suffix=f"-{name}-repartition", partitions=partitions, internal=True)
+    names, of_run = stream.topic.topics, runtime_of(stream.app).name_in_program
+    made = stream.topic.derive(
+        # One topic, also where the stream's records come from several.
+        topics=None if len(names) == 1 else ["-".join(map(of_run, names))],
+        prefix=prefix,
+        suffix=f"-{name}-repartition",
+        partitions=partitions,
+        internal=True,
+    )
     return cast("Topic", made)
 
 

@@ -37,7 +37,7 @@ from .event_time.event_time import moment, time_ms
 from .runtime import runtime_of
 from .stream_clock import timing_of
 from .tables.store_directory import store_scheme
-from .tables.timer_table import OpenTimers, StoredTimer, TimerTable, open_timers
+from .tables.timer_table import OpenTimers, SourceTimes, StoredTimer, TimerTable, open_timers, source_times_of
 
 if TYPE_CHECKING:
     from ..topics.message import Message
@@ -104,10 +104,10 @@ class Timers:
         self.agent, self.handlers = agent, dict[str, Handler]()
         app = cast(Any, agent.app)
         runtime, topics = runtime_of(app), topics_read(agent)
-        if len(topics) != 1:
+        if not topics:
             raise Usage(
-                f"agent {agent.name} reads {' and '.join(topics) or 'a channel in memory'}, and has timers",
-                hint="timers go by the event time of one topic: give them to an agent of it",
+                f"agent {agent.name} reads a channel in memory, and has timers",
+                hint="timers go by the event time of a topic: give them to an agent of it",
             )
         if agent.concurrency > 1:
             raise Usage(
@@ -161,11 +161,14 @@ class WaitingTimers:
         last_ms = open_timers(self._timers.table).queue.last_ms
         return None if last_ms is None else last_ms + self._grace_ms
 
-    def first(self, time_ms: int, at: TopicPartition, offset: int) -> FiringTimer | None:
+    def sources(self, partition: int) -> SourceTimes:
+        return source_times_of(self._timers.table, partition)
+
+    def first(self, time_ms: int, at: TopicPartition, offset: int, *, anywhere: bool) -> FiringTimer | None:
         first = open_timers(self._timers.table).first
         if first is None or first.due_ms + self._grace_ms > time_ms:
             return None
-        return FiringTimer(self._timers, self._stream, first, at, offset)
+        return FiringTimer(self._timers, self._stream, first, at, offset, anywhere=anywhere)
 
     def again(self, message: Message, at: TopicPartition) -> FiringTimer | None:
         agent = self._timers.agent.name
@@ -190,6 +193,7 @@ class FiringTimer:
 
     Args:
         again: offset of the record in the retry topic that lets it fire again; None: it is in the table.
+        anywhere: see `FiringRecord`.
     """
 
     reason = "timer"
@@ -202,10 +206,11 @@ class FiringTimer:
         at: TopicPartition,
         offset: int,
         again: int | None = None,
+        anywhere: bool = False,
     ) -> None:
         self._timers, self._stream, self._timer, self._again = timers, stream, timer, again
         identity = (KIND, timer.name, timer.kept, timer.due_ms, again)
-        self.record = FiringRecord(at, offset, identity, timer.due_ms, self._letter, kind=KIND)
+        self.record = FiringRecord(at, offset, identity, timer.due_ms, self._letter, kind=KIND, anywhere=anywhere)
 
     def _letter(self) -> tuple[bytes | None, bytes]:
         """Return key and value of the dead letter."""
@@ -247,7 +252,7 @@ def on_timer(agent: Agent, name: str) -> Callable[[H], H]:
     the timer has fired. If it raises, it is rolled back, and the timer goes to the agent's failure policy.
 
     Raises:
-        Usage: the agent reads several topics or none, or has a concurrency; or it has such a function already.
+        Usage: the agent reads no topic, or has a concurrency; or it has such a function already.
     """
 
     def added(function: H) -> H:

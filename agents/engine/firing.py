@@ -12,7 +12,8 @@ from ...topics.topic_partition import TopicPartition
 __all__ = ["ANYWHERE", "FiringRecord", "FiringWindow"]
 
 ANYWHERE = -1
-"""The offset in the place of a window. It fires once, and where it does after a rollback may depend on the clock."""
+"""The offset in the place of a window, and of a timer of several partitions. It fires once, and where it does after a
+rollback may depend on the clock, or on which partition is read first."""
 
 
 class FiringWindow(Protocol):
@@ -58,6 +59,7 @@ class FiringRecord:
         kind: what it is one of, such as `timers`. `dlq replay` re-publishes its dead letter to a topic of the agent for
             these, see `RetryTopics.of_fired`.
         window: the window, if it is one.
+        anywhere: in front of which record it fires may differ after a rollback; always so of a window.
 
     Attributes:
         kind, window: see above.
@@ -76,10 +78,11 @@ class FiringRecord:
         *,
         kind: str,
         window: FiringWindow | None = None,
+        anywhere: bool = False,
     ) -> None:
         self.kind, self.window = kind, window
         self._at, self._offset, self._due_ms, self._letter = at, offset, due_ms, letter
-        self.place = offset if window is None else ANYWHERE, identity
+        self.place = ANYWHERE if anywhere or window is not None else offset, identity
 
     def topic(self) -> str:
         return self._at.topic

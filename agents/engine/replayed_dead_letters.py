@@ -90,7 +90,7 @@ class RetryTopics:
             found.setdefault(retry_topic(self._host.conf.id, agent, topic), (agent, topic))
         for stream in self._router.streams:
             if stream.clock is not None:  # behind `group_by`, that is another topic than the agent's
-                found[self.of_fired(stream.name, "timers")] = stream.name, stream.topic.get_topic_name()
+                found[self.of_fired(stream.name, "timers")] = stream.name, stream.topic.topics[0]
             tells = stream.windows is not None and stream.windows.tells and not stream.grouped
             if tells or stream.tells_finals:
                 found[self.of_fired(stream.name, "windows")] = stream.name, stream.topic.topics[0]

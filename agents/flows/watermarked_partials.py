@@ -26,9 +26,10 @@ class WatermarkedPartials(Partials):
         times_ms: channel -> stream time, of channels whose time has moved on.
         idle_ms: idle channel -> its stream time.
         idle_at_ms: when the idle ones were known to be at their end, by the wall clock.
+        last_ms: channel that has ended -> its last stream time.
     """
 
-    __slots__ = ("_by", "_count", "_counts", "_topic", "idle_at_ms", "idle_ms", "times_ms")
+    __slots__ = ("_by", "_count", "_counts", "_topic", "idle_at_ms", "idle_ms", "last_ms", "times_ms")
 
     def __init__(
         self,
@@ -43,6 +44,7 @@ class WatermarkedPartials(Partials):
         self.times_ms: dict[str, int] = {}
         self.idle_ms: dict[str, int] = {}
         self.idle_at_ms = 0
+        self.last_ms: dict[str, int] = {}
 
     @property
     def count(self) -> int:
@@ -82,8 +84,11 @@ class WatermarkedPartials(Partials):
         if self.times_ms:
             messages.append(watermark_message(channels, self.times_ms, at_ms=clock.now_ms()))
         for message in messages:
+            value = cast("dict[str, Any]", message.value)
             if self._by:
-                cast("dict[str, Any]", message.value)["by"] = self._by
-            key, value, headers = message.written()
-            made += [Output(self._topic, value, key, number, None, headers) for number in range(partitions)]
+                value["by"] = self._by
+            if self.last_ms:
+                value["last"] = self.last_ms
+            key, written, headers = message.written()
+            made += [Output(self._topic, written, key, number, None, headers) for number in range(partitions)]
         return made

@@ -140,6 +140,11 @@ class OpenWindows:
             return self._closing_at
         return min((at for at, keys in self._open.items() if keys), default=None)
 
+    @property
+    def first_ms(self) -> int | None:
+        """As `next_ms`, or earlier, of windows that do not exist any more; quickly."""
+        return self._closing_at if self._closing_left else self._heap[0] if self._heap else None
+
     def take_due(self, watermark_ms: int, most: int) -> list[WindowKey]:
         """Return the next windows that are complete, and note them as closed.
 

@@ -132,7 +132,6 @@ class StoredContent:
     """
 
     __slots__ = ("_committing", "_frozen_values", "_table", "keys", "store", "values")
-    is_due = False
 
     def __init__(self, store: Store, keys: Codec, values: Codec, *, table: str) -> None:
         self.store, self.keys, self.values, self._table = store, keys, values, table
@@ -240,6 +239,11 @@ class StoredContent:
             )
 
     # Commits --------------------------------------------------------------------------------------------------------
+
+    @property
+    def is_due(self) -> bool:
+        """False: there is nothing but the epoch to write."""
+        return False
 
     def encode(self, epoch: dict[object, Any], held: HeldValues, *, deletes: bool) -> Changes:
         """Encode an epoch; see `Content`."""

@@ -9,6 +9,9 @@ Format, in the store as in the changelog:
 Setting, cancelling and firing a timer are writes of the table. So they are committed, rolled back and restored as those
 of every table, together with what the record or the timer's handler has done.
 
+Behind `group_by`, and of an agent of several topics, there is also a row with the time that the timers go by, under
+`STREAM_TIME`: `{"sources": the state of a TimeKeeper, "last": the last stream time before an end}`.
+
 A timer will not fire if the handler of another one has set it at the end of the input of a bounded run, for a time
 behind that input: timers that set themselves again would fire without end.
 
@@ -18,22 +21,35 @@ restore.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple, cast
 
 import msgspec
 
 from ...topics.errors import BadRecord
 from ...topics.serde import Codec
-from ..event_time.channel import END_MS
+from ..event_time.channel import END_MS, NEVER_MS
+from ..event_time.time_keeper import TimeKeeper
 from ..event_time.timer_queue import Entry, TimerQueue
 from .absent import ABSENT
+from .held_values import HeldValues
 from .open_partition import OpenPartition
 from .partition_state import PartitionState
 from .store import Changes, Store
 from .stored_content import StoredContent
+from .stream_time import STREAM_TIME
 from .table import Table
 
-__all__ = ["OpenTimers", "StoredTimer", "TimerTable", "open_timers", "queues"]
+__all__ = [
+    "OpenTimers",
+    "SourceTimes",
+    "StoredTimer",
+    "TimerTable",
+    "open_timers",
+    "queues",
+    "source_times",
+    "source_times_of",
+]
 
 
 class StoredTimer(NamedTuple):
@@ -63,6 +79,34 @@ _PLAIN = frozenset({str, int})
 _read_row = msgspec.json.Decoder(_Row).decode
 
 
+class SourceTimes:
+    """Stream time where records of several source partitions meet.
+
+    Attributes:
+        keeper: stream time of each, as was heard behind `group_by`, and the least of them.
+        last_ms: the greatest stream time of a source partition before its end; NEVER_MS if there is none.
+    """
+
+    __slots__ = ("keeper", "last_ms")
+
+    def __init__(self, row: bytes | None = None) -> None:
+        made = None if row is None else msgspec.json.decode(row, type=dict[str, Any])
+        self.keeper = TimeKeeper(None if made is None else made["sources"])
+        self.last_ms: int = NEVER_MS if made is None else made["last"]
+
+    def note(self, time_ms: int) -> None:
+        """Take a stream time into account that may be the last one."""
+        if self.last_ms < time_ms < END_MS:
+            self.last_ms = time_ms
+
+    @property
+    def row(self) -> bytes | None:
+        """The row that it is made again from; None if nothing is known."""
+        if not self.keeper.of and self.last_ms == NEVER_MS:
+            return None
+        return msgspec.json.encode({"sources": self.keeper.state, "last": self.last_ms})
+
+
 class TimerContent(StoredContent):
     """The content of a partition, with the order in which its timers are due.
 
@@ -71,25 +115,64 @@ class TimerContent(StoredContent):
         latest_ms: timers that are set for later do not fire: the input has ended.
     """
 
-    __slots__ = ("latest_ms", "queue")
+    __slots__ = ("_row", "_sources", "latest_ms", "queue")
 
     def __init__(self, store: Store, keys: Codec, values: Codec, *, table: str) -> None:
         super().__init__(store, keys, values, table=table)
         self.queue: TimerQueue | None = None
         self.latest_ms = END_MS
+        self._sources: SourceTimes | None = None
+        self._row: bytes | None = None  # as it is written
+
+    @property
+    def sources(self) -> SourceTimes:
+        """The time that timers behind `group_by`, or of several topics, go by."""
+        if self._sources is None:
+            self._row = self.get(STREAM_TIME)
+            self._sources = SourceTimes(self._row)
+        return self._sources
+
+    def check(self) -> None:
+        row = self.store.get(STREAM_TIME)
+        if row is None or not row.startswith(b'{"sources"'):
+            super().check()
 
     def entries(self) -> set[Entry]:
         """Return the timers of the store, and of the epoch that is being committed."""
         found = set[Entry]()
-        for pairs in (self.store.items(), self.items()):
+        for pairs in (self.store.items(), super().items()):
             for key, value in pairs:
+                if key == STREAM_TIME:
+                    continue
                 row = _read_row(value)
                 if not row.late:
                     found.add((row.due, key))
         return found
 
+    def items(self) -> Iterable[tuple[bytes, bytes]]:
+        return (pair for pair in super().items() if pair[0] != STREAM_TIME)
+
+    def committed_items(self) -> Iterator[tuple[Any, Any]]:
+        return self.decoded_items(pair for pair in self.store.items() if pair[0] != STREAM_TIME)
+
+    def approximate_count(self) -> int:
+        return max(0, super().approximate_count() - (self.store.get(STREAM_TIME) is not None))
+
+    @property
+    def is_due(self) -> bool:
+        return self._sources is not None and self._sources.row != self._row
+
+    def encode(self, epoch: dict[object, Any], held: HeldValues, *, deletes: bool) -> Changes:
+        changes = super().encode(epoch, held, deletes=deletes)
+        if not self.is_due:
+            return changes
+        row = self.sources.row
+        return Changes([*changes.keys, STREAM_TIME], [*changes.values, row], deletes=changes.deletes)
+
     def freeze(self, changes: Changes) -> None:
         super().freeze(changes)
+        if self._sources is not None:
+            self._row = self._sources.row
         if self.queue is not None:
             self.queue.freeze()
 
@@ -101,10 +184,11 @@ class TimerContent(StoredContent):
     def drop(self) -> bool:
         if self.queue is not None:
             self.queue.drop()
+        self._sources, self.latest_ms = None, END_MS
         return super().drop()
 
     def forget_reads(self) -> None:
-        self.queue = None
+        self.queue = self._sources = None
 
 
 class OpenTimers(OpenPartition[Any, Any]):
@@ -204,6 +288,11 @@ class TimerTable(Table[Any, Any]):
     """The timers of an agent."""
 
     is_result = False
+    keeps_stream_time = True
+
+    def content(self, data: dict[bytes, bytes]) -> dict[bytes, bytes]:
+        """Return the timers of a partition."""
+        return {key: value for key, value in data.items() if key != STREAM_TIME}
 
     def new_partition(self, state: PartitionState) -> OpenPartition[Any, Any]:
         """Return a partition as agents see it."""
@@ -216,6 +305,17 @@ class TimerTable(Table[Any, Any]):
 def open_timers(table: TimerTable) -> OpenTimers:
     """Return the partition of the running agent's record."""
     return cast(OpenTimers, table.opened_to_write())
+
+
+def source_times_of(table: TimerTable, partition: int) -> SourceTimes:
+    """Return the time that timers behind `group_by`, or of several topics, go by in a partition of this worker."""
+    state = table.states.get(partition)
+    return SourceTimes() if state is None else cast(TimerContent, state.content).sources
+
+
+def source_times(row: bytes) -> SourceTimes | None:
+    """Return what the row with the time of a partition says; None if it is of another table."""
+    return SourceTimes(row) if row.startswith(b'{"sources"') else None
 
 
 def queues(table: TimerTable) -> dict[int, TimerQueue]:

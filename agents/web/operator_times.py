@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
 from ...topics.topic_partition import TopicPartition
-from ..event_time.channel import END_MS, Channel, watermark
+from ..event_time.channel import watermark
 from ..event_time.time_keeper import TimeKeeper, channel_name
 from ..stream_clock import timing_of
 from ..tables.timer_table import TimerTable
@@ -120,18 +120,21 @@ def operator_times(runtime: Runtime) -> Iterator[OperatorTime]:
 
 
 def _of_timers(timers: Timers, stream: Stream) -> Iterator[OperatorTime]:
-    stored, topic = timers.table.states, stream.topic
-    for at, partition in sorted(stream.queue.partitions.items()):
+    stored, topic, seen = timers.table.states, stream.topic, set[int]()
+    for at in sorted(stream.queue.partitions):
         if at.topic not in topic.topics:
             continue  # a retry topic
-        time_ms = Channel(None, partition.channel_state).time_ms
         content = cast("TimerContent | None", getattr(stored.get(at.partition), "content", None))
+        if stream.clock is None or at.partition in seen:
+            continue  # another topic of the agent
+        seen.add(at.partition)
+        time_ms = stream.clock.time_ms(at)
         entry = content.queue.first if content is not None and content.queue is not None else None
         yield OperatorTime(
             timers.table.name,
             at.partition,
             watermark(time_ms, timing_of(stream).given_grace_ms or 0),
-            [] if time_ms == END_MS else [at],
+            stream.clock.waits_for(at),
             None,
             0 if content is None else content.approximate_count(),
             None if entry is None else entry[0],

@@ -8,12 +8,16 @@ from typing import cast
 from ...agents.agent import Agent
 from ...agents.app import App
 from ...agents.engine.protocols import topics_read
+from ...agents.tables.stream_time import STREAM_TIME
+from ...agents.tables.timer_table import source_times
 from ...agents.timers import Timers
+from ...topics.admin import Admin
 from ...topics.cluster import Cluster
 from ...topics.errors import Usage
+from ...topics.partition_reader import read_to_end
 from ..table_reader import Snapshot, TableReader
 
-__all__ = ["refuse_timers", "topics_with_timers", "unfired_timers"]
+__all__ = ["order_of_timers", "refuse_timers", "topics_with_timers", "unfired_timers"]
 
 
 def _timers(app: App) -> dict[str, Timers]:
@@ -62,3 +66,22 @@ def unfired_timers(cluster: Cluster, app: App, known: Mapping[str, Snapshot]) ->
         agent: len(known[table.name] if table.name in known else TableReader(cluster, table).read())
         for agent, table in tables.items()
     }
+
+
+def order_of_timers(cluster: Cluster, app: App) -> list[str]:
+    """Return why what timers have seen may depend on the order of arrival: those behind `group_by` of several
+    partitions (blocking)."""
+    tables = {timers.table.changelog_name: agent for agent, timers in _timers(app).items()}
+    admin, found = Admin(cluster), set[str]()
+    counts = admin.partitions(tables) if tables else {}
+    for run in read_to_end(cluster, *admin.spans((name, n) for name, count in counts.items() for n in range(count))):
+        for message in run.messages:
+            value = message.value()
+            if message.key() == STREAM_TIME and value is not None:
+                times = source_times(value)
+                if times is not None and times.keeper.of > 1:
+                    found.add(tables[run.at.topic])
+    return [
+        f"agent {agent} has timers behind group_by: records of several partitions meet there in the order of commits"
+        for agent in sorted(found)
+    ]

@@ -20,7 +20,7 @@ from ..table_reader import Snapshot, TableReader
 from ..verify.comparison import digest_of
 from ..verify.comparison_side import find_side
 from .inputs import Input
-from .inputs_with_timers import unfired_timers
+from .inputs_with_timers import order_of_timers, unfired_timers
 from .inputs_with_windows import held_jumps
 
 if TYPE_CHECKING:
@@ -133,7 +133,7 @@ def verify_run(
         dropped=sorted(table for table, topic in report.late if topic is None),
         has_windows=bool(report.late) and not runtime.waits_for_end,
         agents=depends.agents,
-        reasons=[*depends.reasons, *_float_sums(app, snapshots)],
+        reasons=[*depends.reasons, *order_of_timers(cluster, app), *_float_sums(app, snapshots)],
         unfired=unfired_timers(cluster, app, snapshots),
     )
     if report.late:

@@ -15,18 +15,29 @@ PARTITIONS, GRACE_S = 3, 4
 REFUSED = "refused"
 
 
-def app_of(*, beside: bool = True, store: str = "memory://") -> anabranch.App:
-    """Users whose orders must be paid in time: timers are set, replaced, cancelled and set by timers; some fail."""
+def app_of(
+    *, beside: bool = True, store: str = "memory://", by_key: bool = False, topics: tuple[str, ...] = ("orders",)
+) -> anabranch.App:
+    """Users whose orders must be paid in time: timers are set, replaced, cancelled and set by timers; some fail.
+
+    Args:
+        by_key: the orders come in one partition, and `group_by` sends them on by user.
+        topics: where orders come from.
+    """
     app = anabranch.App(
         "timers", topic_partitions=PARTITIONS, store=store, settings=EngineSettings(commit_beside=beside)
     )
-    orders = app.topic("orders", time="at", time_unit="s", grace=GRACE_S, max_jump="1h", idle_after=None)
+    partitions = 1 if by_key else PARTITIONS
+    orders = app.topic(
+        *topics, time="at", time_unit="s", grace=GRACE_S, max_jump="1h", idle_after=None, partitions=partitions
+    )
     told = app.topic("told")
     seen = app.Table("seen", default=int)
 
     @app.agent(orders, name="watch")
     async def watch(stream):
-        async for order in stream:
+        by_user = stream.group_by(lambda order: order["user"], name="user", partitions=PARTITIONS) if by_key else stream
+        async for order in by_user:
             user = order["user"]
             seen[user] += 1
             await told.send(key=user, value=f"{order['number']}: {seen[user]}")
@@ -103,6 +114,11 @@ class Twin:
             self.timers[user, "again"] = order["at"] + 7, 2
         self.fire()
 
+    def pass_time(self, at: int) -> None:
+        """Take the time of a record of another partition into account."""
+        self._channel.advance(at * 1000)
+        self.fire()
+
     def fire(self) -> None:
         while True:
             now = watermark(self._channel.time_ms, GRACE_S * 1000)
@@ -123,9 +139,18 @@ class Twin:
                 self.told[user].append(f"unpaid {payload} at {at}: {self.seen[user]}")
 
 
-def expected(records: list[dict[str, Any]]) -> list[Twin]:
-    """Return what happens in each partition."""
+def expected(records: list[dict[str, Any]], *, by_key: bool = False) -> list[Twin]:
+    """Return what happens in each partition.
+
+    Args:
+        by_key: time is that of one partition, from which the records come.
+    """
     place, twins = HashPartitioner(PARTITIONS), [Twin() for _ in range(PARTITIONS)]
     for order in records:
-        twins[place.partition(order["user"].encode())].order(order)
+        own = twins[place.partition(order["user"].encode())]
+        own.order(order)
+        if by_key and isinstance(order["at"], int):
+            for other in twins:
+                if other is not own:
+                    other.pass_time(order["at"])
     return twins

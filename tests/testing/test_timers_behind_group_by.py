@@ -1,0 +1,190 @@
+"""Timers where records of several source partitions meet: behind `group_by`, and in an agent of several topics."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import anabranch
+import pytest
+import timer_programs
+from anabranch import Simulation, World
+from anabranch.topics.partitioners import HashPartitioner
+
+PARTITIONS = 3
+
+
+# Behind group_by: one source partition ------------------------------------------------------------------------------
+
+
+def found(world: World) -> tuple[Any, Any, Any]:
+    """Return what the app of `timer_programs` has told of each user, what it has seen, and its timers."""
+    told: dict[str, list[str]] = defaultdict(list)
+    for record in world.topic("told").records:
+        told[record.key.decode()].append(record.value)
+    timers = {key: row["due"] for key, row in world.table("watch-timers").items()}
+    return told, world.table("seen"), timers
+
+
+def by_twins(records: list[dict[str, Any]]) -> tuple[Any, Any, Any]:
+    twins = timer_programs.expected(records, by_key=True)
+    return (
+        {user: lines for twin in twins for user, lines in twin.told.items()},
+        {user: count for twin in twins for user, count in twin.seen.items()},
+        {timer: due * 1000 for twin in twins for timer, (due, _) in twin.timers.items()},
+    )
+
+
+@pytest.mark.parametrize("each", [1, 7, 1000], ids=["a-commit-each", "some-commits", "one-epoch"])
+def test_behind_group_by_of_one_partition_timers_do_what_follows_from_its_log(each: int) -> None:
+    records = timer_programs.orders(150 if each > 1 else 60)
+    with World(lambda: timer_programs.app_of(by_key=True), workers=2) as world:
+        for number, order in enumerate(records):
+            world.send("orders", order, key="k")
+            if number % each == each - 1:
+                world.settle()
+        world.settle()
+        assert found(world) == by_twins(records)
+
+
+@pytest.mark.parametrize("store", ["memory://", "rocksdb://"])
+def test_behind_group_by_worlds_with_faults_fire_the_same_timers(store: str) -> None:
+    simulation = Simulation(
+        lambda: timer_programs.app_of(by_key=True, store=store),
+        inputs={"orders": [("k", order) for order in timer_programs.orders()]},
+        seeds=10 if store == "memory://" else 3,
+        faults="kill,abort,lost-answer,rebalance",
+        ordered=["told"],
+    )
+    assert simulation.same_as_without_faults().worlds
+
+
+# Behind group_by: several source partitions -------------------------------------------------------------------------
+
+
+def reminding(*, idle_after: str | None = None, topics: tuple[str, ...] = ("orders",)) -> anabranch.App:
+    """Reminds of each order by a timer, and again every 20 s, three times: the order of records does not matter."""
+    app = anabranch.App("reminding", topic_partitions=PARTITIONS)
+    orders = app.topic(*topics, time="at", time_unit="s", grace="2s", idle_after=idle_after, partitions=PARTITIONS)
+    told, reminded = app.topic("told"), app.Table("reminded", default=int)
+
+    @app.agent(orders, name="watch")
+    async def watch(stream):
+        async for order in stream.group_by(lambda order: order["user"], name="user"):
+            app.at((order["at"] + order["wait"]) * 1000, key=order["user"], name=f"t{order['number']}", payload=3)
+
+    async def remind(timer):
+        reminded[timer.key] += 1
+        await told.send(key=timer.key, value=f"{timer.name} at {timer.due_ms // 1000}")
+        if timer.payload:
+            app.at(timer.due_ms + 20_000, key=timer.key, name=timer.name, payload=timer.payload - 1)
+
+    for number in range(COUNT):
+        watch.on_timer(f"t{number}")(remind)
+    return app
+
+
+COUNT = 60
+
+
+def records() -> list[dict[str, Any]]:
+    """Return orders by shop, one a second in all partitions together; one shop is 40 s behind."""
+    made: list[dict[str, Any]] = []
+    for number in range(COUNT):
+        shop = f"s{number % 5}"
+        at = number - (40 if shop == "s1" else 0)
+        made.append({"shop": shop, "user": f"u{number % 7}", "at": 100 + at, "wait": number % 4 * 9, "number": number})
+    return made
+
+
+def reminders(until: int, *, ended: bool = False) -> list[str]:
+    """Return what is told.
+
+    Args:
+        until: the watermark, in seconds.
+        ended: the input has ended, so that all timers have fired that were set by then.
+    """
+    return sorted(
+        f"t{order['number']} at {due}"
+        for order in records()
+        for due in range(order["at"] + order["wait"], order["at"] + order["wait"] + 61, 20)
+        if due <= until or (ended and (due - 20 <= until or due == order["at"] + order["wait"]))
+    )
+
+
+def last_times() -> dict[int, int]:
+    """Return the last stream time of each source partition, in seconds."""
+    place, last = HashPartitioner(PARTITIONS), dict[int, int]()
+    for order in records():
+        partition = place.partition(order["shop"].encode())
+        last[partition] = max(order["at"], last.get(partition, 0))
+    return last
+
+
+PROGRAM = """
+import sys
+sys.path.insert(0, {folder!r})
+from test_timers_behind_group_by import {name}
+app = {name}({arguments})
+"""
+
+
+def run(folder: Path, name: str, files: dict[str, list[dict[str, Any]]], arguments: str = "", **options: Any) -> Any:
+    source = folder / "program.py"
+    source.write_text(PROGRAM.format(folder=str(Path(__file__).parent), name=name, arguments=arguments))
+    for topic, lines in files.items():
+        (folder / f"{topic}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    with World(str(source)) as world:
+        return world.run({topic: folder / f"{topic}.jsonl" for topic in files}, **options)
+
+
+@pytest.mark.parametrize("pack", [None, "lz4"])
+def test_the_end_of_the_input_passes_through_group_by_and_all_timers_fire(tmp_path: Path, pack: Any) -> None:
+    result = run(tmp_path, "reminding", {"orders": records()}, key="shop", pack=pack, workers=1 if pack else 2)
+    # What timers set at the end fires only if it is due by the last stream time of any partition.
+    assert sorted(result.topics["told"].values) == reminders(max(last_times().values()) - 2, ended=True)
+    assert all(row["late"] for row in result.tables["watch-timers"].values())
+    assert result.tables["watch-timers"]
+
+
+def test_live_the_least_stream_time_of_the_source_partitions_makes_timers_due() -> None:
+    with World(reminding, workers=2) as world:
+        for number, order in enumerate(records()):
+            world.send("orders", order, key=order["shop"])
+            if number % 13 == 0:
+                world.settle()
+        world.settle()
+        assert sorted(world.topic("told").values) == reminders(min(last_times().values()) - 2)
+        rows = world.get("/time/").json["operators"]
+        assert {row["watermark_ms"] for row in rows} == {(min(last_times().values()) - 2) * 1000}
+        assert all("orders" in held for row in rows for held in row["held_back_by"])
+
+
+def test_behind_group_by_timers_fire_in_silence_when_all_source_partitions_are_idle() -> None:
+    with World(lambda: reminding(idle_after="10s")) as world:
+        for order in records():
+            world.send("orders", order, key=order["shop"])
+        world.settle()
+        world.advance("30s")
+        world.settle()
+        some = world.topic("told").values
+        assert len(some) < len(reminders(10_000))
+        world.worker().kill()
+        world.worker().start()
+        world.advance("5m")
+        world.settle()
+        assert sorted(world.topic("told").values) == reminders(10_000)
+
+
+@pytest.mark.parametrize("bounded", [False, True])
+def test_of_several_source_partitions_worlds_with_faults_fire_the_same_timers(bounded: bool) -> None:
+    simulation = Simulation(
+        reminding,
+        inputs={"orders": [(order["shop"], order) for order in records()]},
+        seeds=8,
+        faults="kill,abort,lost-answer,rebalance",
+        bounded=bounded,
+    )
+    assert simulation.same_as_without_faults().worlds
