@@ -17,7 +17,7 @@ from ..topics.output import Output
 from ..topics.packed import Rows
 from ..topics.partitioners import RangePartitioner
 from ..topics.producer import Headers
-from ..topics.serde import Codec, codec, decode_json_text, key_codec
+from ..topics.serde import Codec, codec, decode_json_text, is_finite, key_codec
 from ..topics.threads import daemon_thread
 from .engine.outbox import sendable
 from .event_time.event_time import DEFAULT_IDLE, DEFAULT_JUMP, TimeUnit, Timing
@@ -246,14 +246,23 @@ class Topic(faust.Topic, Generic[K, V]):
         return self._key.encode(key)
 
     def encode_value(self, value: object, serializer: CodecT | str | None = None) -> bytes | None:
-        """Encode a value. Bytes pass unchanged; objects with a `dumps` method are encoded by it."""
+        """Encode a value. Bytes pass unchanged; objects with a `dumps` method are encoded by it.
+
+        Raises:
+            BadRecord: the value is none of the topic's, or holds NaN or infinity, which JSON writes as null.
+        """
         if value is None or isinstance(value, bytes):
             return value
         if serializer or self._serializer:
             return self.prepare_value(value, serializer, self.schema, {})[0]
-        if self.value_type is None and (hasattr(value, "dumps") or hasattr(value, "__struct_fields__")):
-            return codec(type(value)).encode(value)
-        return self._value.encode(value)
+        own = self.value_type is None and (hasattr(value, "dumps") or hasattr(value, "__struct_fields__"))
+        data = (codec(type(value)) if own else self._value).encode(value)
+        if b"null" in data and not is_finite(value):
+            raise BadRecord(
+                f"a value for topic {self.get_topic_name()} is, or holds, NaN or infinity: JSON would write null",
+                hint="send None where there is no number, or text",
+            )
+        return data
 
     async def send(
         self,

@@ -25,8 +25,9 @@ from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from enum import Enum
 from functools import lru_cache
+from math import isfinite
 from types import GenericAlias
-from typing import Any, TypeGuard
+from typing import Any, TypeGuard, cast
 from uuid import UUID
 
 import msgspec
@@ -35,7 +36,7 @@ from .equality import identical, identical_json, plainly_exact, same_value
 from .errors import BadRecord, Usage, described
 from .keys import as_key, has_one_form, json_element, json_key, plain, without_minus_zero
 
-__all__ = ["Codec", "codec", "decode_json_text", "json_lines", "key_codec", "set_codec", "value_codec"]
+__all__ = ["Codec", "codec", "decode_json_text", "is_finite", "json_lines", "key_codec", "set_codec", "value_codec"]
 
 Decode = Callable[[bytes], Any]
 Encode = Callable[[Any], bytes]
@@ -481,3 +482,16 @@ def _json_element(declared: Any) -> Codec:
     return Codec(
         getattr(declared, "__name__", str(declared)), decoder.decode, _to_sorted_json, trusted=frozenset(trusted)
     )
+
+
+def is_finite(value: object) -> bool:
+    """Return whether a value that JSON can hold is, and holds, no NaN and no infinity: JSON has null for them."""
+    return _is_finite(msgspec.to_builtins(value, enc_hook=str))
+
+
+def _is_finite(value: object) -> bool:
+    if isinstance(value, dict):
+        return all(map(_is_finite, cast("dict[object, object]", value).values()))
+    if isinstance(value, (list, tuple)):
+        return all(map(_is_finite, cast("list[object]", value)))
+    return not isinstance(value, float) or isfinite(value)

@@ -25,7 +25,6 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from math import isfinite
 from types import GenericAlias
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, NoReturn, Unpack, cast, overload
 
@@ -35,6 +34,7 @@ from typing_extensions import TypeVar
 from ...topics.errors import BadRecord, Stop, Usage
 from ...topics.keys import as_key
 from ...topics.private_fields import KEY, VALUE
+from ...topics.serde import is_finite
 from ..declarations import Failure, TableOptions
 from ..engine.outbox import Partials
 from ..event_time.event_time import DEFAULT_IDLE, DEFAULT_JUMP, TimeUnit, Timing
@@ -535,20 +535,11 @@ def check_finite(states: Iterable[object]) -> None:
     Raises:
         BadRecord: one is, or holds, NaN or infinity.
     """
-    for state in states:
-        if not _is_finite(msgspec.to_builtins(state)):
-            raise BadRecord(
-                "a partial result is not a finite number, or holds one that is not: JSON would return it as null",
-                hint="filter such elements out before key_by, or replace them",
-            )
-
-
-def _is_finite(value: object) -> bool:
-    if isinstance(value, dict):
-        return all(map(_is_finite, cast("dict[object, object]", value).values()))
-    if isinstance(value, (list, tuple)):
-        return all(map(_is_finite, cast("list[object]", value)))
-    return not isinstance(value, float) or isfinite(value)
+    if not is_finite(list(states)):
+        raise BadRecord(
+            "a partial result is not a finite number, or holds one that is not: JSON would return it as null",
+            hint="filter such elements out before key_by, or replace them",
+        )
 
 
 def _keys_between(table: Table) -> object:

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from math import inf, nan
 from typing import Any
 
+import msgspec
 import pytest
 from anabranch import App, Count, Sum, Tumbling, World
 from anabranch.agents.topic import Topic
@@ -116,3 +118,35 @@ def test_an_aggregate_of_a_function_that_raises_stop_iteration_likewise() -> Non
             world.send("numbers", number, key="k")
         world.settle()
         assert (world.table("sums"), world_letters(world)) == ({"k": {"n": 25}}, [AT])
+
+
+class Price(msgspec.Struct):
+    amount: float
+
+
+@pytest.mark.parametrize("made", [nan, {"of": [1.0, inf]}, Price(-inf)], ids=["number", "list", "struct"])
+@pytest.mark.parametrize("way", ["send", "to", "declared"])
+def test_a_value_that_json_would_write_as_null_fails_its_record(made: Any, way: str) -> None:
+    app = App("prices")
+    numbers = app.topic("numbers", partitions=1)
+    prices = app.topic("prices", partitions=1, value_type=type(made) if way == "declared" else None)
+    fine = type(made)() if way == "declared" and not isinstance(made, Price) else Price(1.5)
+
+    def value(number: int) -> Any:
+        return made if number == AT else fine
+
+    if way == "to":
+        numbers.map(value).to(prices)
+    else:
+
+        @app.agent(numbers)
+        async def price(stream: Any) -> None:
+            async for number in stream:
+                await prices.send(value=value(number))
+
+    with World(app) as world:
+        for number in range(5):
+            world.send("numbers", number)
+        world.settle()
+        assert world_letters(world) == [AT]
+        assert len(world.topic("prices")) == 4
