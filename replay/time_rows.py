@@ -52,7 +52,7 @@ def _read(
     for run in read_to_end(cluster, begins, {at: ends[at] for at in begins}):
         for message in run.messages:
             key, value = message.key(), message.value()
-            if key == STREAM_TIME and value is not None and value.startswith(b"{"):
+            if key == STREAM_TIME and value is not None and value.startswith(b'{"version"'):
                 rows[run.at] = value
             elif key is not None and not _is_window(key):
                 others.add(run.at)  # with a time-to-live, the stream time is a number, not an object in JSON

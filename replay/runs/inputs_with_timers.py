@@ -82,6 +82,7 @@ def order_of_timers(cluster: Cluster, app: App) -> list[str]:
                 if times is not None and times.keeper.of > 1:
                     found.add(tables[run.at.topic])
     return [
-        f"agent {agent} has timers behind group_by: records of several partitions meet there in the order of commits"
+        f"agent {agent} has timers behind group_by of several partitions: one may be read far ahead of the others, and "
+        "timers then see much later records; --key instead of group_by gives one result"
         for agent in sorted(found)
     ]

@@ -109,13 +109,13 @@ def test_without_the_app_records_go_by_their_timestamps_and_those_without_one_ar
         assert "anabranch -A APP" in str(refused.value.hint)
 
 
-def timers() -> anabranch.App:
+def timers(*, by_key: bool = False) -> anabranch.App:
     app = anabranch.App("shop", topic_partitions=2)
     sales = app.topic("sales", time="at", time_unit="s", grace="5s", idle_after=None, partitions=2)
 
     @app.agent(sales, name="watch")
     async def watch(stream: anabranch.Stream[Any]) -> None:
-        async for sale in stream:
+        async for sale in stream.group_by(lambda sale: sale["user"], name="user") if by_key else stream:
             app.at(sale["at"] * 1000 + 1000, key=sale["user"], name="unpaid")
 
     @watch.on_timer("unpaid")
@@ -125,11 +125,12 @@ def timers() -> anabranch.App:
     return app
 
 
-def test_no_record_is_late_for_timers(tmp_path: Path) -> None:
-    with World(timers, start=START) as world:
+@pytest.mark.parametrize("by_key", [False, True])
+def test_no_record_is_late_for_timers(tmp_path: Path, by_key: bool) -> None:
+    with World(lambda: timers(by_key=by_key), start=START) as world:
         sell(world, 1, 60)
         command = Command(world, tmp_path)
-        assert command.replay([1, 2], app=timers()).sent == 2
+        assert command.replay([1, 2], app=timers(by_key=by_key)).sent == 2
         assert command.replay([1, 2, 3], app=None, time="at").sent == 3
 
 

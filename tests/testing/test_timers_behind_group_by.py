@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import anabranch
 import pytest
 import timer_programs
 from anabranch import Simulation, World
+from anabranch.replay.runs.inputs_with_timers import order_of_timers
 from anabranch.topics.partitioners import HashPartitioner
 
 PARTITIONS = 3
@@ -188,3 +190,18 @@ def test_of_several_source_partitions_worlds_with_faults_fire_the_same_timers(bo
         bounded=bounded,
     )
     assert simulation.same_as_without_faults().worlds
+
+
+def test_the_verification_of_a_run_names_timers_behind_group_by_of_several_partitions() -> None:
+    def reasons(make: Callable[[], anabranch.App]) -> list[str]:
+        with World(make) as world:
+            for order in records()[:9]:
+                world.send("orders", {**order, "paid": False, "at": order["at"]}, key=order["shop"])
+            world.settle()
+            with world.environment.entered():
+                return order_of_timers(world.environment.kafka.cluster(), make())
+
+    (reason,) = reasons(reminding)
+    assert reason.startswith("agent watch has timers behind group_by of several partitions")
+    assert reasons(lambda: timer_programs.app_of(by_key=True)) == []
+    assert reasons(timer_programs.app_of) == []
