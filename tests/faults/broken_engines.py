@@ -208,7 +208,7 @@ def a_lost_partition_is_committed() -> Generator[None]:
         yield
 
 
-@broken_engine("bank with KIP-848", faults="rebalance")
+@broken_engine("bank with KIP-848 and long epochs", faults="rebalance")
 def an_epoch_whose_commit_a_revoke_could_not_make_goes_on() -> Generator[None]:
     """Its outputs are sent with the next commit, without the offsets of their records, which others process again."""
 

@@ -300,7 +300,7 @@ PROGRAMS = {
     "bank with KIP-848": Program(
         lambda: bank(settings=EngineSettings(group_protocol="consumer", commit_beside=True)), {"transfers": transfers()}
     ),
-    # Between a commit that was too late and the next one there is time for a rebalance.
+    # There is time for a rebalance between two commits, and between one that was too late and the next.
     "bank with KIP-848 and long epochs": Program(
         lambda: bank(settings=EngineSettings(group_protocol="consumer", epoch_s=4.0, commit_share=0.001)),
         {"transfers": transfers()},
