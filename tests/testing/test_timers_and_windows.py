@@ -97,7 +97,7 @@ def test_worlds_with_faults_tell_the_same_windows_and_timers(by_key: bool) -> No
     simulation = Simulation(
         lambda: windowed(partitions=3, by_key=by_key),
         inputs={"steps": [(one["user"], one) for one in steps]},
-        seeds=6,
+        seeds=4,
         faults="kill,abort,lost-answer,rebalance",
         ordered=["told"],
     )
@@ -211,7 +211,7 @@ def test_worlds_with_faults_fire_the_same_timers_of_several_topics(aligned: bool
                 ]
                 for topic, at in inputs.items()
             },
-            seeds=6,
+            seeds=4,
             faults="kill,abort,lost-answer,rebalance",
             bounded=True,
             aligned=True,
@@ -221,7 +221,7 @@ def test_worlds_with_faults_fire_the_same_timers_of_several_topics(aligned: bool
         simulation = Simulation(
             lambda: timer_programs.app_of(topics=("orders", "others")),
             inputs=timer_programs.inputs(timer_programs.orders()),
-            seeds=6,
+            seeds=4,
             faults="kill,abort,lost-answer,rebalance",
             ordered=["told"],
         )

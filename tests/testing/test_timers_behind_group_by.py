@@ -56,7 +56,7 @@ def test_behind_group_by_worlds_with_faults_fire_the_same_timers(store: str) -> 
     simulation = Simulation(
         lambda: timer_programs.app_of(by_key=True, store=store),
         inputs={"orders": [("k", order) for order in timer_programs.orders()]},
-        seeds=10 if store == "memory://" else 3,
+        seeds=6 if store == "memory://" else 2,
         faults="kill,abort,lost-answer,rebalance",
         ordered=["told"],
     )
@@ -185,7 +185,7 @@ def test_of_several_source_partitions_worlds_with_faults_fire_the_same_timers(bo
     simulation = Simulation(
         reminding,
         inputs={"orders": [(order["shop"], order) for order in records()]},
-        seeds=8,
+        seeds=5,
         faults="kill,abort,lost-answer,rebalance",
         bounded=bounded,
     )
