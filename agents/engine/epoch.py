@@ -85,6 +85,7 @@ class Epoch:
         rollback_wanted: whether the epoch cannot be committed; the loop then rolls it back and reprocesses its records.
             See `want_rollback`.
         singly: topics whose outputs are sent one by one; see `rejected_records.py`.
+        number: number of epochs before this one, since the start.
         commits_total: number of commits since the start.
         dead_letters_total: number of dead letters in these commits.
         skipped_total: number of records skipped in these commits.
@@ -92,6 +93,7 @@ class Epoch:
         fired_total: agent -> number of its timers and the like that fired, in these commits.
         commit_seconds: durations of commits, from the closed barrier until the stores are written.
         committed_s: when the last commit completed, on the monotonic clock.
+        commit_s: how long it took, in seconds.
     """
 
     def __init__(self, host: Host, tasks: Tasks, router: Router, settings: EngineSettings) -> None:
@@ -99,6 +101,7 @@ class Epoch:
         self.outbox = Outbox()
         self.outside: list[Output] = []
         self.rollback_wanted = False
+        self.number = 0
         self._failed_at: set[TopicPartition] | None = None
         self.commits_total = 0
         self.dead_letters_total = 0
@@ -111,7 +114,7 @@ class Epoch:
         self.singly: frozenset[str] = frozenset()
         self._failure_rate = FailureRate(settings.max_failure_share)
         self.commit_seconds = Histogram()
-        self.committed_s = 0.0
+        self.committed_s = self.commit_s = 0.0
         self._began_s = clock.now_s()
         self._cost_s = 0.01
 
@@ -205,6 +208,7 @@ class Epoch:
         for table in self._host.tables:
             table.uncommitted.drop_epoch()
         self.outbox.clear()
+        self.number += 1
         self._is_touched = False
 
     def prepare(self, group: Callable[[], object], partitions_of: Callable[[str], int]) -> PreparedCommit:
@@ -258,6 +262,7 @@ class Epoch:
             table.uncommitted.freeze_epoch(prepared.changes[table.name])
         del self.outside[: len(prepared.outside)]
         self.outbox.clear()
+        self.number += 1
         self._is_touched, self._is_frozen = False, True
 
     def thaw(self, prepared: PreparedCommit) -> None:
@@ -294,7 +299,8 @@ class Epoch:
         handled = self._router.committed(prepared.progress)
         outcomes = {agent: EpochCounts(count, prepared.failed[agent]) for agent, count in handled.items() if count}
         self.committed_s = clock.now_s()
-        self.commit_seconds.observe(self.committed_s - prepared.began_s)
+        self.commit_s = self.committed_s - prepared.began_s
+        self.commit_seconds.observe(self.commit_s)
         self._failure_rate.note(self.committed_s, outcomes)
 
     def end_isolation(self) -> None:

@@ -21,6 +21,7 @@ from ..runtime import runtime_of
 from ..tables.absent import ABSENT
 from ..tables.value_cache import own_copy
 from ..tables.window_table import WindowTable, window_content, window_partition
+from .closing_pace import ClosingPace
 from .window_agents import LOOK_S
 from .window_letters import is_whole, retold, window_element
 
@@ -34,9 +35,6 @@ __all__ = ["Listeners", "Passage", "Send", "WindowCloser", "timestamp_of", "time
 
 _CHUNK = 20_000
 """Windows that are closed before the worker does something else: commits, or processes records of other agents."""
-
-# How long windows are closed before that at most, in seconds: a program's functions may take their time.
-_CHUNK_S = 0.05
 
 # The pause between two such steps, in seconds. Without one, the engine would not see that all agents are parked, and
 # could neither commit nor poll.
@@ -108,7 +106,8 @@ class WindowCloser:
         self._woke: set[PartitionQueue] = set()
         self._idle: set[PartitionQueue] = set()
         self._left = _CHUNK  # windows that may still be sent in the running call of `close`
-        self._until_s = 0.0  # when that call ends in any case
+        self._until_s = 0.0  # when that call ends in any case: a program's functions may take their time
+        self._pace = ClosingPace()
         self._next_updates_s, self._more_updates = self._first_updates_s(), False
         self._retry_topic = stream.context.retries.of_fired(stream.name, KIND)
         stream.tells_finals = bool(listeners.finals)
@@ -192,11 +191,12 @@ class WindowCloser:
             self._held |= {partition: -1 for partition in queue.partitions.values() if partition not in self._seen}
         if queue.isolating and batch.messages:
             stream.context.savepoint(stream)  # what the record does is kept, whatever becomes of windows behind it
-        began_s = clock.now_s()
-        self._left, self._until_s = _CHUNK, began_s + _CHUNK_S
+        began_s, epoch = clock.now_s(), stream.context.epoch
+        step_s = self._pace.step_s(epoch.number, epoch.commit_s)
+        self._left, self._until_s = _CHUNK if step_s else 0, began_s + step_s
         for partition in list(self._held):
             self._seen.add(partition)
-            if batch.messages and partition.at != batch.at and (stream.context.epoch.full or not self._left):
+            if batch.messages and partition.at != batch.at and (epoch.full or not self._left):
                 continue
             stream.context.at(stream, partition.at)
             if await self._closed(partition.at):
@@ -209,11 +209,12 @@ class WindowCloser:
         self._idle.clear()  # it was so when this call began; it is repeated
         if self._listeners.updates:
             await self._send_updates()
-        epoch = stream.context.epoch
         if self._left <= 0 and epoch.dirty:  # otherwise other agents' records would wait until the epoch is full
             # Without a cut: agents that were resumed beside this one take their records before the epoch ends.
             epoch.hurry()
-        stream.context.note_unpolled(clock.now_s() - began_s)
+        spent_s = clock.now_s() - began_s
+        self._pace.spend(spent_s)
+        stream.context.note_unpolled(spent_s)
 
     def _pass_time_on(self, partition: PartitionQueue) -> None:
         if not self._passages or partition.at.topic not in self._stream.topic.topics:

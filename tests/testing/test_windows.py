@@ -14,6 +14,7 @@ from anabranch.agents.engine.record_queue import RecordQueue
 from anabranch.agents.engine.settings import EngineSettings
 from anabranch.agents.event_time.windows import Windows
 from anabranch.agents.flows import window_closer, window_columns
+from anabranch.agents.flows.closing_pace import ClosingPace
 from anabranch.agents.flows.window_closer import WindowCloser
 from anabranch.agents.runtime import runtime_of
 from anabranch.agents.tables import open_windows
@@ -165,7 +166,7 @@ def test_windows_that_close_in_chunks_with_faults_between_them_close_once(
 @pytest.fixture
 def slow_closing(monkeypatch: pytest.MonkeyPatch) -> None:
     """Lets each portion of three windows, and each step of sorting them, take as long as a chunk may take."""
-    monkeypatch.setattr(window_closer, "_CHUNK_S", 0.0)
+    monkeypatch.setattr(ClosingPace, "step_s", lambda *_: -1.0)
     monkeypatch.setattr(window_closer, "_PORTION", 3)
     monkeypatch.setattr(open_windows, "_SORTED", 4)
 
