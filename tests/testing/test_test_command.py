@@ -36,7 +36,7 @@ def folder(tmp_path: Path) -> Path:
     """An app that keeps what it has done in a table, one that keeps it in a global variable, and a file of orders."""
     (tmp_path / "right.py").write_text(APP.format(done='app.Table("done", default=bool)'))
     (tmp_path / "wrong.py").write_text(APP.format(done="{}"))
-    lines = [f"{number},u{number % 5},{number}" for number in range(60)]
+    lines = [f"{number},u{number % 5},{number}" for number in range(24)]
     (tmp_path / "orders.csv").write_text("\n".join(["id,user,amount", *lines]))
     return tmp_path
 
