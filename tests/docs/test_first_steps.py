@@ -2,7 +2,7 @@
 installation of a clone.
 
 Only the packages that anabranch needs are those of this environment: downloading them would take a minute. The year of
-flights of `make demo` has one flight in `FLIGHTS_STEP`: all of them would take a minute of processor time.
+flights of `make demo` has one flight in `FLIGHTS_STEP` here; `test_run_and_worker.py` has all of them.
 """
 
 from __future__ import annotations
