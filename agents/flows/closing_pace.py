@@ -7,9 +7,11 @@ each epoch would be larger than the one before.
 
 from __future__ import annotations
 
-__all__ = ["ClosingPace"]
+__all__ = ["STEP_S", "ClosingPace"]
 
-_STEP_S = 0.05
+STEP_S = 0.05
+"""How long windows are closed without a pause, in seconds."""
+
 _COMMIT_S = 0.4
 _FIRST_S, _LEAST_S, _MOST_S = 0.25, 0.005, 1.0
 
@@ -43,7 +45,7 @@ class ClosingPace:
             if self._spent_s >= self.most_s / 2:
                 self._adjust(commit_s)
             self._epoch, self._spent_s = epoch, 0.0
-        return max(0.0, min(_STEP_S, self.most_s - self._spent_s))
+        return max(0.0, min(STEP_S, self.most_s - self._spent_s))
 
     def spend(self, spent_s: float) -> None:
         """Note for how many seconds windows were closed."""

@@ -21,7 +21,7 @@ from ..runtime import runtime_of
 from ..tables.absent import ABSENT
 from ..tables.value_cache import own_copy
 from ..tables.window_table import WindowTable, window_content, window_partition
-from .closing_pace import ClosingPace
+from .closing_pace import STEP_S, ClosingPace
 from .window_agents import LOOK_S
 from .window_letters import is_whole, retold, window_element
 
@@ -193,6 +193,8 @@ class WindowCloser:
             stream.context.savepoint(stream)  # what the record does is kept, whatever becomes of windows behind it
         began_s, epoch = clock.now_s(), stream.context.epoch
         step_s = self._pace.step_s(epoch.number, epoch.commit_s)
+        if not step_s and not epoch.dirty:  # nothing was sent for them, or they are being sorted: no next epoch comes
+            step_s = STEP_S
         self._left, self._until_s = _CHUNK if step_s else 0, began_s + step_s
         for partition in list(self._held):
             self._seen.add(partition)

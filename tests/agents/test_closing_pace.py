@@ -2,8 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import Any
+
+import anabranch
 import pytest
+from anabranch import Count, Tumbling, World
 from anabranch.agents.flows.closing_pace import ClosingPace
+from anabranch.agents.tables import open_windows
+from anabranch.agents.tables.open_windows import OpenWindows, WindowKey
+from anabranch.topics import clock
 
 
 def commits(pace: ClosingPace, epochs: int, per_second_s: float, first: int = 0) -> list[float]:
@@ -42,3 +50,38 @@ def test_slow_commits_of_others_do_not_slow_down_windows_of_which_few_close() ->
         assert pace.step_s(epoch, 5.0) == 0.05
         pace.spend(0.001)
     assert pace.most_s == 0.25
+
+
+@pytest.mark.parametrize("by_key", [False, True], ids=["in-place", "by-key"])
+@pytest.mark.parametrize("slow", ["filter", "sort"])
+def test_windows_of_which_nothing_is_sent_do_not_wait_for_an_epoch_that_never_ends(
+    by_key: bool, slow: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[str] = []
+    sort = OpenWindows._sort_some  # pyright: ignore[reportPrivateUsage]
+
+    def is_wanted(window: dict[str, Any]) -> bool:
+        clock.sleep(0.003 if slow == "filter" else 0)
+        seen.append(window["key"])
+        return False
+
+    def slowly_sorted(windows: OpenWindows, unsorted: Iterator[WindowKey]) -> bool:
+        clock.sleep(0.3 if slow == "sort" else 0)
+        return sort(windows, unsorted)
+
+    def app() -> anabranch.App:
+        app = anabranch.App("w", topic_partitions=1)
+        sales: Any = app.topic("sales", time="at", time_unit="s", grace=0, idle_after=None, partitions=1)
+        flow = sales.key_by("user") if by_key else sales
+        flow.window(Tumbling("10s")).aggregate("by-user", n=Count()).final().filter(is_wanted).to("wanted")
+        return app
+
+    monkeypatch.setattr(open_windows, "_SORTED", 50)
+    monkeypatch.setattr(OpenWindows, "_sort_some", slowly_sorted)
+    with World(app) as world:
+        for number in range(500):
+            world.send("sales", {"user": f"u{number}", "at": 1}, key=f"u{number}")
+        for at in (12, 13):
+            world.send("sales", {"user": "u0", "at": at}, key="u0")
+        world.settle(within="20s")
+    assert len(set(seen)) == len(seen) == 500
