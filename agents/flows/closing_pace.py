@@ -54,5 +54,5 @@ class ClosingPace:
     def _adjust(self, commit_s: float) -> None:
         if commit_s > _COMMIT_S:
             self.most_s = max(_LEAST_S, self.most_s * max(0.25, _COMMIT_S / 2 / commit_s))
-        elif commit_s < _COMMIT_S / 2:
-            self.most_s = min(_MOST_S, self.most_s * 2)
+        else:
+            self.most_s = min(_MOST_S, self.most_s * (2 if commit_s < _COMMIT_S / 2 else 1.25))

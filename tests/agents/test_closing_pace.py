@@ -14,7 +14,7 @@ from anabranch.agents.tables.open_windows import OpenWindows, WindowKey
 from anabranch.topics import clock
 
 
-def commits(pace: ClosingPace, epochs: int, per_second_s: float, first: int = 0) -> list[float]:
+def commits(pace: ClosingPace, epochs: int, per_second_s: float, first: int = 0, least_s: float = 0.05) -> list[float]:
     """Close windows all the time; return how long commits take that take so long for each second of closing."""
     took_s, commit_s = list[float](), 0.0
     for epoch in range(first, first + epochs):
@@ -23,7 +23,7 @@ def commits(pace: ClosingPace, epochs: int, per_second_s: float, first: int = 0)
             pace.spend(step_s)
             spent_s += step_s
         assert spent_s > 0, "some windows close in each epoch"
-        commit_s = 0.05 + spent_s * per_second_s
+        commit_s = least_s + spent_s * per_second_s
         took_s.append(commit_s)
     return took_s
 
@@ -41,6 +41,14 @@ def test_as_many_windows_close_as_commits_allow() -> None:
     commits(pace, 40, 20.0, first=40)
     assert 0.005 <= pace.most_s < 0.05
     commits(pace, 40, 0.1, first=80)
+    assert pace.most_s == 1.0
+
+
+def test_after_some_slow_commits_as_many_windows_close_as_before() -> None:
+    pace = ClosingPace()
+    commits(pace, 10, 1.0, least_s=1.5)
+    assert pace.most_s == 0.005
+    commits(pace, 40, 0.1, first=10, least_s=0.25)
     assert pace.most_s == 1.0
 
 
