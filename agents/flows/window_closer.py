@@ -316,6 +316,8 @@ class WindowCloser:
         watermark_ms, epoch = state.watermark_ms, self._stream.context.epoch
         if not self.tells:
             if not partition.pending:  # else they close when that is joined with the table
+                if state.open.has_due(watermark_ms):
+                    epoch.touch()  # it may be the clock that closes them
                 state.open.close_due(watermark_ms)
             return True
         if not state.open.may_be_due(watermark_ms):
@@ -325,6 +327,7 @@ class WindowCloser:
         while self._left and not epoch.full:
             rows = state.open.take_due(watermark_ms, min(self._left, _PORTION))
             if rows:
+                epoch.touch()  # likewise, and nothing may be sent for them
                 await self._send(self._finals, at, rows, END_MS)
             elif state.open.has_due(watermark_ms):
                 self._look_at_clock()  # they are being sorted

@@ -175,6 +175,32 @@ def test_idleness_outlives_the_worker() -> None:
         assert [late["at"] for late in world.topic("visits.late").values] == [START_MS // 1000 + 3]
 
 
+@pytest.mark.parametrize("by_key", [True, False])
+@pytest.mark.parametrize("final", [True, False], ids=["nothing-sent", "nobody-told"])
+def test_windows_that_have_closed_in_silence_stay_closed_after_a_crash(by_key: bool, final: bool) -> None:
+    def app() -> anabranch.App:
+        app = anabranch.App("idle", topic_partitions=1)
+        visits = app.topic("visits", time="at", time_unit="s", grace="0s", idle_after="1m", partitions=1)
+        flow = visits.key_by("user") if by_key else visits.flow()
+        made = flow.window(Tumbling("10s")).aggregate("by-user", n=Count())
+        if final:
+            made.final().filter(lambda window: window["n"] > 2).to("finals")
+        return app
+
+    with World(app, start=START) as world:
+        for seconds in (1, 2):
+            visit(world, seconds)
+        world.settle()
+        world.advance("5m")
+        world.worker().kill()
+        world.worker().start()
+        visit(world, 3)
+        world.settle()
+        world.advance("5m")
+        assert [row["n"] for row in world.table("by-user").values()] == [2]
+        assert len(world.topic("visits.late").values) == 1
+
+
 def test_a_partition_that_another_worker_had_meanwhile_is_not_idle_for_what_it_was_before() -> None:
     def app() -> anabranch.App:
         app = anabranch.App("idle", topic_partitions=2)
