@@ -7,7 +7,7 @@ hold text and whole numbers, which is nearly all of them, take the way that need
 from __future__ import annotations
 
 from collections.abc import Collection
-from operator import itemgetter
+from itertools import chain
 from types import GenericAlias
 from typing import Any
 
@@ -19,7 +19,6 @@ from ...topics.serde import Codec, json_lines, key_codec
 __all__ = ["window_key_codec"]
 
 _PLAIN = frozenset({str, int})
-_own_key = itemgetter(0)
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(tuple[Any, int, int]).decode
 
@@ -41,9 +40,9 @@ def window_key_codec(declared: object = None) -> Codec:
 
 
 def _is_plain(keys: Collection[Any]) -> bool:
-    """Return whether all keys without their windows are text and whole numbers, which come back as they are. Start and
-    end always are: no program makes them."""
-    return {tuple} >= set(map(type, keys)) and _PLAIN.issuperset(map(type, map(_own_key, keys)))
+    """Return whether the parts of all keys are text and whole numbers, which come back as they are. Start and end need
+    not be: a program may ask for a window with floats."""
+    return {tuple} >= set(map(type, keys)) and _PLAIN.issuperset(map(type, chain.from_iterable(keys)))
 
 
 def _decoded(data: bytes) -> Any:

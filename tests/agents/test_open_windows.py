@@ -11,6 +11,7 @@ from anabranch.agents.event_time.windows import Windows
 from anabranch.agents.tables import open_windows
 from anabranch.agents.tables.open_windows import OpenWindows
 from anabranch.agents.tables.window_key import window_key_codec
+from anabranch.topics.errors import BadRecord
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -41,3 +42,13 @@ def test_windows_close_in_the_order_of_their_ends_and_keys_however_many_are_sort
     assert taken == sorted(rows, key=lambda row: (row[2], KEYS.encode(row)))
     assert max(map(len, portions), default=0) <= most
     assert (windows.closed_ms, windows.after, len(windows)) == (100_000, None, 0)
+
+
+def test_a_row_with_times_that_are_whole_floats_is_that_with_integers() -> None:
+    row, kept = ("a", 10_000.0, 20_000.0), b'["a",10000,20000]'
+    assert [KEYS.encode(row), KEYS.keep(row), *KEYS.keep_all([row, row])] == 4 * [kept]
+    for wrong in (("a", 1.5, 2), ("a", 1, None)):
+        with pytest.raises(BadRecord):
+            KEYS.keep(wrong)
+        with pytest.raises(BadRecord):
+            KEYS.keep_all([wrong])
