@@ -387,7 +387,7 @@ class Rows(Sequence[Row]):
         return self[self.numbers.index(row.row) :]
 
     def until(self, row: object) -> int:
-        """Return how many of these rows come before what is behind this one: all if it is none of them."""
+        """Return how many of these rows there are up to and with this one; all of them if it is none of them."""
         if isinstance(row, Row) and row.package is self.package and row.row in self.numbers:
             return self.numbers.index(row.row) + 1
         return len(self.numbers)

@@ -1,4 +1,4 @@
-"""How many windows close in one epoch, if very many are complete at once: as long as its commit does not take too long.
+"""Limits how many windows close in one epoch, so that its commit does not take too long.
 
 Other agents' results wait for the commit of the epoch that they are in, and for the one that is under way when it ends.
 While that one is under way windows go on closing; if they did so without a limit, and Kafka is slower than they close,

@@ -142,7 +142,7 @@ class OpenWindows:
 
     @property
     def first_ms(self) -> int | None:
-        """As `next_ms`, or earlier, of windows that do not exist any more; quickly."""
+        """A lower bound of `next_ms` that is found quickly: windows that do not exist any more count as well."""
         return self._closing_at if self._closing_left else self._heap[0] if self._heap else None
 
     def take_due(self, watermark_ms: int, most: int) -> list[WindowKey]:
