@@ -52,7 +52,7 @@ faults: $(VENV)/.test  ## run 1,000 simulated worlds with faults, and find all b
 	ANABRANCH_FUZZ_S=$(or $(FUZZ_S),300) $(BIN)/python -m pytest tests/replay/test_fuzz_files.py --timeout 900
 	ANABRANCH_FUZZ_S=$(or $(FUZZ_S),300) ANABRANCH_FUZZ_SEED=$(or $(SEED),$(shell date +%s)) \
 	  $(BIN)/python -m pytest tests/agents/test_random_flows.py tests/agents/test_random_tables.py \
-	  tests/testing/test_random_windows.py
+	  tests/testing/test_random_windows.py tests/testing/test_random_windowed_tables.py
 	ANABRANCH_FUZZ_EXAMPLES=2000 $(BIN)/python -m pytest tests/agents/test_columnar_flows.py tests/agents/test_window_columns.py --timeout 900
 
 bench: $(VENV)/.bench  ## measure rates, and ratios to librdkafka and stock Faust
