@@ -20,9 +20,9 @@ demo: $(VENV)/.demo  ## set everything up and run the main jobs on real data
 # Tests of the real Kafka mostly wait, so six processes run them on two cores, with one broker. Those of agents run on
 # Kafka in memory first, which finds most faults within a minute or two; on the real Kafka one of each group of
 # parametrised siblings follows.
-# Python keeps its bytecode even where the environment forbids it: else each of the processes that the tests start, some
-# hundreds, would compile the package again.
-test: export PYTHONDONTWRITEBYTECODE =
+# Python keeps its bytecode even where the environment forbids it: else each of the processes that tests and benches start,
+# some hundreds, would compile anabranch and the packages that it imports again.
+test test-containers faults bench bench-bounded bench-peers: export PYTHONDONTWRITEBYTECODE =
 test: $(VENV)/.collected  ## set everything up and run the tests: those of agents on Kafka in memory, then all on the real one
 	ANABRANCH_TEST_BROKER=memory $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder tests/agents
 	ANABRANCH_TEST_AFTER_MEMORY=1 $(BIN)/python -m pytest -n 6 --dist loadfile --no-loadscope-reorder
