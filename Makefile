@@ -20,9 +20,9 @@ demo: $(VENV)/.demo  ## set everything up and run the main jobs on real data
 # Tests of the real Kafka mostly wait, so six processes run them on two cores, with one broker. Those of agents run on
 # Kafka in memory first, which finds most faults within a minute or two; on the real Kafka one of each group of
 # parametrised siblings follows.
-# Python keeps its bytecode even where the environment forbids it: else each of the processes that the tests start, some
-# hundreds, would compile the package again.
-test: export PYTHONDONTWRITEBYTECODE =
+# Python keeps its bytecode even where the environment forbids it: else each of the processes that tests and benches start,
+# some hundreds, would compile anabranch and the packages that it imports again.
+test test-containers faults bench bench-bounded bench-peers: export PYTHONDONTWRITEBYTECODE =
 test: $(VENV)/.collected  ## set everything up and run the tests: those of agents on Kafka in memory, then all on the real one
 	ANABRANCH_TEST_BROKER=memory $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder tests/agents
 	ANABRANCH_TEST_AFTER_MEMORY=1 $(BIN)/python -m pytest -n 6 --dist loadfile --no-loadscope-reorder
@@ -52,7 +52,7 @@ faults: $(VENV)/.test  ## run 1,000 simulated worlds with faults, and find all b
 	ANABRANCH_FUZZ_S=$(or $(FUZZ_S),300) $(BIN)/python -m pytest tests/replay/test_fuzz_files.py --timeout 900
 	ANABRANCH_FUZZ_S=$(or $(FUZZ_S),300) ANABRANCH_FUZZ_SEED=$(or $(SEED),$(shell date +%s)) \
 	  $(BIN)/python -m pytest tests/agents/test_random_flows.py tests/agents/test_random_tables.py \
-	  tests/testing/test_random_windows.py
+	  tests/testing/test_random_windows.py tests/testing/test_random_windowed_tables.py
 	ANABRANCH_FUZZ_EXAMPLES=2000 $(BIN)/python -m pytest tests/agents/test_columnar_flows.py tests/agents/test_window_columns.py --timeout 900
 
 bench: $(VENV)/.bench  ## measure rates, and ratios to librdkafka and stock Faust

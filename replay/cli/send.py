@@ -140,9 +140,9 @@ def _pairs(key: str | None, value: str | None, key_before: str | None, null: boo
 
 def _lines(key_before: str | None) -> Iterator[Pair]:
     if isinstance(sys.stdin, TextIOWrapper):
-        sys.stdin.reconfigure(encoding="utf-8", errors=_BYTES)
+        sys.stdin.reconfigure(encoding="utf-8", errors=_BYTES, newline="\n")
     for number, line in enumerate(sys.stdin or (), 1):
-        text = line.rstrip("\r\n")
+        text = line.removesuffix("\n").removesuffix("\r")
         if not text:
             continue
         if key_before is None:

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from types import NoneType
 from typing import Any, cast
 
@@ -56,13 +57,15 @@ class Record:
         return msgspec.json.decode(self.value or b"null")
 
 
-_KINDS = {
+# Besides what `Record` says, Kafka's client takes a value that is text, and NumPy's integers.
+_KINDS: dict[str, tuple[type, ...]] = {
     "key": (bytes, NoneType),
-    "value": (bytes, NoneType),
-    "timestamp_ms": (int,),
+    "value": (bytes, str, NoneType),
+    "timestamp_ms": (Integral,),
     "headers": (list, tuple, NoneType),
-    "partition": (int, NoneType),
+    "partition": (Integral, NoneType),
 }
+_SAID = {NoneType: "None", Integral: "int"}
 _HEADERS = {(str, bytes), (str, str), (str, NoneType)}
 
 Transform = Callable[[Record], Record | Iterable[Record] | None]
@@ -98,7 +101,9 @@ def transforming(name: str, transform: Transform) -> Step:
                     continue
                 for record in (given,) if isinstance(given, Record) else given:
                     _check(record)
-                    found.append((record.key, record.value, record.timestamp_ms, record.headers, record.partition))
+                    value = cast("bytes | str | None", record.value)
+                    value = value.encode() if isinstance(value, str) else value
+                    found.append((record.key, value, record.timestamp_ms, record.headers, record.partition))
             except KeyboardInterrupt:
                 raise
             except BaseException as exc:  # panics of Rust libraries and sys.exit, too
@@ -124,7 +129,7 @@ def _check(record: Record) -> None:
     for name, kinds in _KINDS.items():
         given = getattr(record, name)
         if not isinstance(given, kinds):
-            expected = " or ".join("None" if kind is NoneType else kind.__name__ for kind in kinds)
+            expected = " or ".join(_SAID.get(kind, kind.__name__) for kind in kinds)
             raise TypeError(f"the {name} of its record is {_a(given)}, not {expected}")
     for header in record.headers or ():
         if not isinstance(cast(object, header), tuple) or tuple(map(type, header)) not in _HEADERS:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from typing import cast
+from typing import NamedTuple, cast
 
 from ...agents.agent import Agent
 from ...agents.app import App
@@ -11,13 +11,11 @@ from ...agents.engine.protocols import topics_read
 from ...agents.tables.stream_time import STREAM_TIME
 from ...agents.tables.timer_table import source_times
 from ...agents.timers import Timers
-from ...topics.admin import Admin
 from ...topics.cluster import Cluster
 from ...topics.errors import Usage
-from ...topics.partition_reader import read_to_end
-from ..table_reader import Snapshot, TableReader
+from ..table_reader import TableReader
 
-__all__ = ["order_of_timers", "refuse_timers", "topics_with_timers", "unfired_timers"]
+__all__ = ["TimersLeft", "refuse_timers", "timers_left", "topics_with_timers"]
 
 
 def _timers(app: App) -> dict[str, Timers]:
@@ -55,34 +53,29 @@ def refuse_timers(app: App, inputs: Collection[str], *, into_live: bool = False)
             )
 
 
-def unfired_timers(cluster: Cluster, app: App, known: Mapping[str, Snapshot]) -> dict[str, int]:
-    """Return agent -> number of its timers that have not fired: timers have set them behind the end (blocking).
+class TimersLeft(NamedTuple):
+    """What is known of timers after a bounded run.
 
-    Args:
-        known: the tables that have been read already, by their names.
+    Attributes:
+        unfired: agent -> number of its timers that have not fired: timers have set them behind the end.
+        reasons: why what timers have seen may depend on the order of arrival: those behind `group_by` of several
+            partitions.
     """
-    tables = {agent: timers.table for agent, timers in _timers(app).items()}
-    return {
-        agent: len(known[table.name] if table.name in known else TableReader(cluster, table).read())
-        for agent, table in tables.items()
-    }
+
+    unfired: dict[str, int]
+    reasons: list[str]
 
 
-def order_of_timers(cluster: Cluster, app: App) -> list[str]:
-    """Return why what timers have seen may depend on the order of arrival: those behind `group_by` of several
-    partitions (blocking)."""
-    tables = {timers.table.changelog_name: agent for agent, timers in _timers(app).items()}
-    admin, found = Admin(cluster), set[str]()
-    counts = admin.partitions(tables) if tables else {}
-    for run in read_to_end(cluster, *admin.spans((name, n) for name, count in counts.items() for n in range(count))):
-        for message in run.messages:
-            value = message.value()
-            if message.key() == STREAM_TIME and value is not None:
-                times = source_times(value)
-                if times is not None and times.keeper.of > 1:
-                    found.add(tables[run.at.topic])
-    return [
-        f"agent {agent} has timers behind group_by of several partitions: one may be read far ahead of the others, and "
-        "timers then see much later records; --key instead of group_by gives one result"
-        for agent in sorted(found)
-    ]
+def timers_left(cluster: Cluster, app: App) -> TimersLeft:
+    """Read what the timers of an app have left in their tables (blocking)."""
+    found = TimersLeft({}, [])
+    for agent, timers in sorted(_timers(app).items()):
+        reader = TableReader(cluster, timers.table)
+        found.unfired[agent] = sum(reader.counts())
+        times = (source_times(rows[STREAM_TIME]) for rows in reader.read_raw() if STREAM_TIME in rows)
+        if any(each is not None and each.keeper.of > 1 for each in times):
+            found.reasons.append(
+                f"agent {agent} has timers behind group_by of several partitions: one may be read far ahead of the "
+                "others, and timers then see much later records; --key instead of group_by gives one result"
+            )
+    return found

@@ -20,7 +20,7 @@ from ..table_reader import Snapshot, TableReader
 from ..verify.comparison import digest_of
 from ..verify.comparison_side import find_side
 from .inputs import Input
-from .inputs_with_timers import order_of_timers, unfired_timers
+from .inputs_with_timers import timers_left
 from .inputs_with_windows import held_jumps
 
 if TYPE_CHECKING:
@@ -127,14 +127,15 @@ def verify_run(
     if outputs is not None:
         tables = [table for table in runtime.tables if table.name not in snapshots]
         snapshots |= {table.name: TableReader(cluster, table, may_be_new=not report.records).read() for table in tables}
+    timers = timers_left(cluster, app)
     found = RunVerification(
         late=sum(report.late.values()),
         closed=report.late_closed,
         dropped=sorted(table for table, topic in report.late if topic is None),
         has_windows=bool(report.late) and not runtime.waits_for_end,
         agents=depends.agents,
-        reasons=[*depends.reasons, *order_of_timers(cluster, app), *_float_sums(app, snapshots)],
-        unfired=unfired_timers(cluster, app, snapshots),
+        reasons=[*depends.reasons, *timers.reasons, *_float_sums(app, snapshots)],
+        unfired=timers.unfired,
     )
     if report.late:
         found.held_jumps = held_jumps(cluster, runtime.group_id, phases)

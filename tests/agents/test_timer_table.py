@@ -7,7 +7,7 @@ from typing import Any
 from anabranch.agents.event_time import timer_queue
 from anabranch.agents.tables.agent_step import AgentStep
 from anabranch.agents.tables.timer_table import TimerTable, open_timers
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 KEYS, NAMES = st.sampled_from(["k", "l", ("m", 1), 7]), st.sampled_from("ab")
@@ -90,6 +90,7 @@ class Both:
         self.table.states[0].clear_cache()
 
 
+@example([("set", "k", "a", 3), ("freeze",), ("commit",), ("fire",), ("savepoint",), ("drop",)], 10_000)
 @given(STEPS, st.sampled_from([0, 10_000]))
 @settings(max_examples=200, deadline=None)
 def test_the_timer_that_is_due_next_is_that_of_a_dict(steps: list[Any], slack: int) -> None:

@@ -2,7 +2,7 @@
 installation of a clone.
 
 Only the packages that anabranch needs are those of this environment: downloading them would take a minute. The year of
-flights of `make demo` has one flight in `FLIGHTS_STEP` here; `test_run_and_worker.py` has all of them.
+flights of `make demo` has one flight in `FLIGHTS_STEP` here; `test_run_and_worker.py` computes 100,000 of them.
 """
 
 from __future__ import annotations

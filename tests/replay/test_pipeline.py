@@ -216,6 +216,17 @@ def test_a_transform_that_makes_no_record_of_kafka_names_the_record(
         Pipeline(transform="wrong_kinds:made").open(history).next_batch()
 
 
+def test_a_transform_may_give_text_and_the_integers_of_numpy(
+    history: FileHistory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    body = "record.value, record.timestamp_ms, record.partition = 'caf\u00e9', numpy.int64(7), numpy.int32(1)"
+    (tmp_path / "other_kinds.py").write_text(f"import numpy\n\ndef made(record):\n    {body}\n    return record\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delitem(sys.modules, "other_kinds", raising=False)
+    made = Pipeline(transform="other_kinds:made").open(history).next_batch().records
+    assert {(value, time_ms, partition) for _, value, time_ms, _, partition in made} == {("café".encode(), 7, 1)}
+
+
 def test_a_loop_over_nothing_ends(history: FileHistory) -> None:
     with pytest.raises(Stop, match="no record"):
         everything(Pipeline(rounds=0, selection=Selection(keys=("nobody",))).open(history))

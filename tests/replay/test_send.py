@@ -14,7 +14,7 @@ from anabranch.topics.errors import Usage
 def test_lines_and_arguments_that_are_no_utf_8_are_sent_byte_for_byte(
     broker: Cluster, fresh: Any, drain: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    topic, lines = fresh(), b"k\xff,v\xfe\r\nk,\xc3\xa9\n"
+    topic, lines = fresh(), b"k\xff,v\r\xfe\r\nk,\xc3\xa9\n"
     send.named_topic(broker, topic, None, create_partitions=1)
     # In a UTF-8 locale, standard input is strict.
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(lines), "utf-8", "strict"))
@@ -22,7 +22,7 @@ def test_lines_and_arguments_that_are_no_utf_8_are_sent_byte_for_byte(
     send._produce(broker, topic, pairs, None, send._headers(("trace=\udcff",)), None)
     sent = [(message.key(), message.value(), message.headers()) for message in drain(topic)]
     header = [("trace", b"\xff")]
-    assert sent == [(b"k\xff", b"v\xfe", header), (b"k", b"\xc3\xa9", header)]
+    assert sent == [(b"k\xff", b"v\r\xfe", header), (b"k", b"\xc3\xa9", header)]
 
 
 def test_without_standard_input_nothing_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,10 +6,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import anabranch
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from test_random_windows import KINDS, LOGS, SECOND, STEPS, Case, examples, play
+from test_random_windows import KINDS, LOGS, SECOND, SECONDS, STEPS, Case, examples, play
 from window_twin import Kind, Result, Sale, closed_by, computed, stream_times
+
+pytestmark = pytest.mark.timeout(180 + 8 * SECONDS)
 
 
 class AgentCase(Case):

@@ -12,7 +12,7 @@ import anabranch
 import pytest
 import timer_programs
 from anabranch import Simulation, World
-from anabranch.replay.runs.inputs_with_timers import order_of_timers
+from anabranch.replay.runs.inputs_with_timers import timers_left
 from anabranch.topics.partitioners import HashPartitioner
 
 PARTITIONS = 3
@@ -61,6 +61,40 @@ def test_behind_group_by_worlds_with_faults_fire_the_same_timers(store: str) -> 
         ordered=["told"],
     )
     assert simulation.same_as_without_faults().worlds
+
+
+def test_a_record_keeps_its_own_headers_also_those_of_a_late_record_or_a_dead_letter() -> None:
+    """An agent may read the topic of late records, where `anabranch-source` says where each has been."""
+
+    def make() -> anabranch.App:
+        app = anabranch.App("late", topic_partitions=1)
+        orders = app.topic("orders.late", time="at", time_unit="s", grace=0, idle_after=None, partitions=1)
+        told = app.topic("told")
+
+        @app.agent(orders, name="watch")
+        async def watch(stream):
+            by_user = stream.group_by(lambda order: order["user"], name="user")
+            async for order in by_user:
+                app.at(order["at"] * 1000 + 1000, key=order["user"], name="again")
+                await told.send(value=by_user.current_event.headers["anabranch-source"].decode())
+
+        @watch.on_timer("again")
+        async def again(timer):
+            await told.send(value="again")
+
+        return app
+
+    headers = {"anabranch-reason": b"late", "anabranch-source": b"orders[3]@7"}
+    with World(make) as world:
+        world.settle()
+        with world.environment.entered():  # as it was sent on while the agent had no timers
+            sender = world.environment.kafka.cluster().producer()
+            sender.produce("late-watch-orders.late-user-repartition", b'{"user":"u","at":1}', b"u", headers=headers)
+            sender.flush()
+        for at in (2, 9):
+            world.send("orders.late", {"user": "u", "at": at}, key="u", headers=headers)
+        world.settle()
+        assert world.topic("told").values == ["orders[3]@7", "orders[3]@7", "again", "orders[3]@7"]
 
 
 # Behind group_by: several source partitions -------------------------------------------------------------------------
@@ -196,10 +230,13 @@ def test_the_verification_of_a_run_names_timers_behind_group_by_of_several_parti
     def reasons(make: Callable[[], anabranch.App]) -> list[str]:
         with World(make) as world:
             for order in records()[:9]:
-                world.send("orders", {**order, "paid": False, "at": order["at"]}, key=order["shop"])
+                world.send("orders", {**order, "paid": False, "at": order["at"]}, key=order["user"])
             world.settle()
             with world.environment.entered():
-                return order_of_timers(world.environment.kafka.cluster(), make())
+                left = timers_left(world.environment.kafka.cluster(), make())
+            # Not the row with the time, which is no timer.
+            assert left.unfired == {"watch": len(world.table("watch-timers"))} != {"watch": 0}
+            return left.reasons
 
     (reason,) = reasons(reminding)
     assert reason.startswith("agent watch has timers behind group_by of several partitions")
