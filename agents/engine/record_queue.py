@@ -117,7 +117,10 @@ class RecordQueue:
 
     def _put_back(self, partition: PartitionQueue, batch: QueuedBatch) -> None:
         partition.batches.appendleft(batch)
-        self._order.appendleft(partition)
+        if self.inside and self._order[0] is not partition:
+            self._order.insert(1, partition)  # the rest of a packed batch stays in front
+        else:
+            self._order.appendleft(partition)
 
     @property
     def inside(self) -> bool:

@@ -6,6 +6,7 @@ where one is inside of another.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -155,3 +156,37 @@ def test_records_that_come_one_by_one_are_seen_once_too(loop: Callable[[Any], Va
             world.send("numbers", number, key=str(number))
             world.settle()
         assert world.table("seen") == {str(n): 1 for n in range(8)}
+
+
+def values_behind_groups() -> App:
+    app = App("loops")
+    numbers = app.topic("numbers", key_type=str, value_type=int, partitions=2)
+    seen = app.Table("seen", default=int, local=True)
+
+    @app.agent(numbers)
+    async def see(stream: Any) -> None:
+        async for values in stream.take(7, within=1000):
+            for value in values:
+                seen[str(value)] += 1
+            if any(value < N for value in values):
+                break  # in the middle of a packed batch, while records of the other partition are held back
+        async for value in stream:
+            seen[str(value)] += 1
+            if value >= N:
+                await asyncio.sleep(100)  # a commit is due behind it
+
+    return app
+
+
+def test_a_packed_batch_that_was_left_is_committed_whole(tmp_path: Path) -> None:
+    (tmp_path / "numbers.txt").write_text("".join(f"{n}\n" for n in range(N)))
+    with World(values_behind_groups) as world:
+        for n in range(N, N + 4):
+            world.send("numbers", n, partition=n % 2)
+        world.advance("1s")
+        world.replay(tmp_path / "numbers.txt", "numbers", pack="lz4")
+        world.advance("150s")
+        world.worker().kill()
+        world.worker().start()
+        world.settle()
+        assert world.table("seen") == {str(n): 1 for n in range(N + 4)}
