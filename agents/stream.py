@@ -183,11 +183,12 @@ class Stream(faust.Stream[V_co]):
         """Let the agent leave the loop that it is in, which may be in the middle of a batch: what it has taken and not
         seen is for the next loop."""
         left, self.reading, self.grouped = self.reading, loop, loop.grouped
-        # Without a record, it has failed, or all is rolled back.
-        if left is not None and left is not loop and self.message is not None:
+        if left is None or left is loop:
+            return
+        if self.message is not None:  # else it has failed, or was cancelled between two records
             self.queue.leave(self.message)
-            if left.held is not None:
-                left.held.leave(self.message)
+        if left.held is not None:
+            left.held.leave(self.message)
 
     async def _values(self) -> AsyncIterator[V_co]:
         loop = await self.begin()

@@ -155,9 +155,12 @@ class RecordQueue:
             assert partition.retries.until_s is not None
             if partition.retries.until_s <= now_s:
                 partition.end_delay()
-                self._order.extendleft([partition] * len(partition.batches))
-                self.waiting += partition.waiting
+                self._queue_again(partition)
                 self.isolating = True  # the record is likely to fail again
+
+    def _queue_again(self, partition: PartitionQueue) -> None:
+        self._order.extendleft([partition] * len(partition.batches))
+        self.waiting += partition.waiting
 
     @property
     def handled(self) -> int:
@@ -217,6 +220,9 @@ class RecordQueue:
         partition = self.partitions[at]
         if self._taken is not None and self._taken[0] is partition:
             self.done()
+        if partition.retries.until_s is not None:  # its first record waits again, behind these
+            partition.retries.until_s = None
+            self._queue_again(partition)
         for package, group in reversed([(key, list(run)) for key, run in groupby(messages, _package_of)]):
             batch = group if package is None else _rows(package, cast("list[Row]", group))
             self._put_back(partition, QueuedBatch(at, batch, partition.offset))
@@ -275,7 +281,7 @@ class RecordQueue:
             rest = [m for m in batch.messages if m.offset() >= message.offset()]
         self._put_back(partition, QueuedBatch(batch.at, rest, batch.end))
         self.waiting += len(rest)
-        partition.offset = message.offset()
+        partition.offset, partition.held_back = message.offset(), None
         if partition.state_before is not None:
             (partition.channel_state,) = partition.state_before
 

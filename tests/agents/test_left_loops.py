@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from anabranch import App, World
+from anabranch import App, Retry, World
 
 Values = AsyncIterator[list[int]]
 N = 40
@@ -190,3 +190,59 @@ def test_a_packed_batch_that_was_left_is_committed_whole(tmp_path: Path) -> None
         world.worker().start()
         world.settle()
         assert world.table("seen") == {str(n): 1 for n in range(N + 4)}
+
+
+def test_groups_are_there_after_a_timeout_around_their_loop() -> None:
+    app = App("loops")
+    numbers = app.topic("numbers", key_type=str, value_type=int, partitions=2)
+    seen = app.Table("seen", default=int, local=True)
+
+    @app.agent(numbers)
+    async def see(stream: Any) -> None:
+        while True:
+            try:
+                async with asyncio.timeout(5):
+                    async for values in stream.take(3, within=1000):
+                        for value in values:
+                            seen[str(value)] += 1
+            except TimeoutError:
+                continue
+
+    with World(app) as world:
+        for n in range(3):
+            world.send("numbers", n, partition=n % 2)
+        world.advance("1m")
+        assert world.table("seen") == {}
+        world.send("numbers", 4, partition=0)
+        world.send("numbers", 5, partition=1)
+        world.advance("1m")
+        assert world.table("seen") == {"0": 1, "2": 1, "4": 1}
+        world.send("numbers", 7, partition=1)
+        world.advance("1m")
+        assert world.table("seen") == {str(n): 1 for n in (0, 1, 2, 4, 5, 7)}
+
+
+def test_groups_are_there_after_the_retry_of_a_record_of_another_partition() -> None:
+    app = App("loops")
+    numbers = app.topic("numbers", key_type=str, value_type=int, partitions=2)
+    seen = app.Table("seen", default=int, local=True)
+
+    @app.agent(numbers, on_failure=Retry(times=2, first_s=5.0))
+    async def see(stream: Any) -> None:
+        async for values in stream.take(3, within=100):
+            for value in values:
+                if value < 0:
+                    raise LookupError
+                seen[str(value)] += 1
+
+    with World(app) as world:
+        for n in (-1, 1, 2):
+            world.send("numbers", n, partition=0)
+        world.advance("1s")
+        world.send("numbers", 3, partition=1)  # a commit, and from then on no record comes alone
+        world.advance("1s")
+        world.send("numbers", 4, partition=1)
+        world.send("numbers", 5, partition=1)
+        world.settle()
+        assert world.table("seen") == {str(n): 1 for n in range(1, 6)}
+        assert [letter.value for letter in world.dead_letters("numbers")] == [-1]
