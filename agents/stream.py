@@ -90,10 +90,12 @@ class Reading:
 
     Attributes:
         grouped: whether the agent gets several records at a time.
+        by_batch: whether these are batches.
         held: the records that `take` holds back.
     """
 
     grouped: bool
+    by_batch: bool
     held: TakeBuffer | None = None
 
 
@@ -164,10 +166,10 @@ class Stream(faust.Stream[V_co]):
         self.clock = None if self._passive else clock_of(self)
         return self._values() if self.clock is None else self.clock.values()
 
-    async def begin(self, *, grouped: bool = False) -> Reading:
+    async def begin(self, *, grouped: bool = False, by_batch: bool = False) -> Reading:
         """Begin to take records from the engine, behind the record at which the agent has left another loop."""
         self._finalized = True
-        self.turn_to(loop := Reading(grouped))
+        self.turn_to(loop := Reading(grouped, by_batch))
         if self.context.current is not None:
             self.context.current.begun = True
         _current_event.set(cast(Any, self._current))
@@ -182,7 +184,8 @@ class Stream(faust.Stream[V_co]):
     def turn_to(self, loop: Reading) -> None:
         """Let the agent leave the loop that it is in, which may be in the middle of a batch: what it has taken and not
         seen is for the next loop."""
-        left, self.reading, self.grouped = self.reading, loop, loop.grouped
+        left, self.reading = self.reading, loop
+        self.grouped, self.by_batch = loop.grouped, loop.by_batch
         if left is None or left is loop:
             return
         if self.message is not None:  # else it has failed, or was cancelled between two records
@@ -284,8 +287,7 @@ class Stream(faust.Stream[V_co]):
         refuse_waiting(self, "batches()")
         if self._processors:
             raise _single_values(self)
-        loop = await self.begin(grouped=True)
-        self.by_batch = True
+        loop = await self.begin(grouped=True, by_batch=True)
         while True:
             if self.reading is not loop:
                 self.turn_to(loop)

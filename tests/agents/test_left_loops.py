@@ -246,3 +246,22 @@ def test_groups_are_there_after_the_retry_of_a_record_of_another_partition() -> 
         world.settle()
         assert world.table("seen") == {str(n): 1 for n in range(1, 6)}
         assert [letter.value for letter in world.dead_letters("numbers")] == [-1]
+
+
+def test_values_behind_batches_have_a_time_for_a_table_with_a_time_to_live() -> None:
+    app = App("loops")
+    numbers = app.topic("numbers", key_type=str, value_type=int, partitions=1)
+    seen = app.Table("seen", default=int, ttl=86_400)
+
+    @app.agent(numbers)
+    async def see(stream: Any) -> None:
+        async for _ in stream.batches():
+            break
+        async for value in stream:
+            seen[str(value)] += 1
+
+    with World(app) as world:
+        for n in range(3):
+            world.send("numbers", n)
+            world.settle()
+        assert world.table("seen") == {"1": 1, "2": 1}
