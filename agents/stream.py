@@ -188,7 +188,10 @@ class Stream(faust.Stream[V_co]):
         self.grouped, self.by_batch = loop.grouped, loop.by_batch
         if left is None or left is loop:
             return
-        if self.message is not None:  # else it has failed, or was cancelled between two records
+        if type(self.message) is FiringRecord or (self.message is None and self.queue.has_taken):
+            # The agent itself has cancelled what fires between two records, by a timeout around its loop.
+            self.context.epoch.want_rollback()
+        elif self.message is not None:  # else it has failed, or was cancelled while it waited for records
             self.queue.leave(self.message)
         if left.held is not None:
             left.held.leave(self.message)

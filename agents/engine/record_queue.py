@@ -181,6 +181,11 @@ class RecordQueue:
         poisoned = self.at(batch.at).poisoned
         return poisoned.get(place_of(batch.messages[0])) if poisoned else None
 
+    @property
+    def has_taken(self) -> bool:
+        """True if a batch was taken and is not marked as processed."""
+        return self._taken is not None
+
     def done(self) -> None:
         """Mark the taken batch as processed, up to its cut if it was cut."""
         if self._taken is not None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -265,3 +265,44 @@ def test_values_behind_batches_have_a_time_for_a_table_with_a_time_to_live() -> 
             world.send("numbers", n)
             world.settle()
         assert world.table("seen") == {"1": 1, "2": 1}
+
+
+@pytest.mark.parametrize("kind", ["timers", "windows"])
+def test_what_a_timeout_around_the_loop_interrupts_between_two_records_is_begun_again(kind: str) -> None:
+    app, begin, calls = App("loops"), datetime(2026, 1, 1, tzinfo=UTC), list[int]()
+    numbers = app.topic("numbers", key_type=str, value_type=int, partitions=1)
+    seen = app.Table("seen", default=int)
+
+    async def fired(*_: object) -> None:
+        seen["begun"] += 1
+        calls.append(1)
+        if len(calls) == 1:
+            await asyncio.sleep(10)
+        seen["done"] += 1
+
+    hours = app.Table("hours", default=int, on_window_close=fired if kind == "windows" else None)
+    in_hours = hours.tumbling(3600, expires=3600)
+
+    @app.agent(numbers)
+    async def see(stream: Any) -> None:
+        while True:
+            try:
+                async with asyncio.timeout(5):
+                    async for value in stream:
+                        seen[str(value)] += 1
+                        if kind == "windows":
+                            in_hours["all"] += 1
+                        elif value == 0:
+                            app.at(begin + timedelta(hours=1), key="all", name="due")
+            except TimeoutError:
+                continue
+
+    if kind == "timers":
+        see.on_timer("due")(fired)
+
+    with World(app) as world:
+        for n in range(10):
+            world.send("numbers", n, at=begin + timedelta(hours=0 if n < 3 else 5))
+        world.advance("1m")
+        assert world.table("seen") == {str(n): 1 for n in range(10)} | {"begun": 1, "done": 1}
+        assert len(calls) == 2
