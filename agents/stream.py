@@ -13,7 +13,6 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NoReturn, cast
 
@@ -36,6 +35,7 @@ from .engine.record_queue import RecordQueue
 from .engine.runner import Runner
 from .event import Event, RecordBatch, to_event
 from .processors import Processor, changing, filtering, key_function, keyed_by, passing_on
+from .reading import Reading
 from .runtime import runtime_of
 from .stream_clock import StreamClock, clock_of, refuse_waiting
 from .take_buffer import Group, TakeBuffer
@@ -53,6 +53,8 @@ __all__ = ["RecordBatch", "Stream"]
 
 V_co = TypeVar("V_co", covariant=True, default=Any)
 Made = TypeVar("Made")
+
+_PROCESSING: Any = object()  # in `Stream._processed_of`: the processors of a record have not come to an end
 
 
 def refuse_noack(stream: Stream) -> NoReturn:
@@ -82,21 +84,6 @@ def _no_manual_acks(name: str) -> Usage:
         hint="offsets are committed with the agent's results, exactly once, so a record that was not processed is read "
         "again; take(n, within=…) holds records back",
     )
-
-
-@dataclass(slots=True, eq=False)
-class Reading:
-    """A loop of an agent over its stream. An agent may leave one and begin another, or have one inside of another.
-
-    Attributes:
-        grouped: whether the agent gets several records at a time.
-        by_batch: whether these are batches.
-        held: the records that `take` holds back.
-    """
-
-    grouped: bool
-    by_batch: bool
-    held: TakeBuffer | None = None
 
 
 class Stream(faust.Stream[V_co]):
@@ -186,15 +173,8 @@ class Stream(faust.Stream[V_co]):
         seen is for the next loop."""
         left, self.reading = self.reading, loop
         self.grouped, self.by_batch = loop.grouped, loop.by_batch
-        if left is None or left is loop:
-            return
-        if type(self.message) is FiringRecord or (self.message is None and self.queue.has_taken):
-            # The agent itself has cancelled what fires between two records, by a timeout around its loop.
-            self.context.epoch.want_rollback()
-        elif self.message is not None:  # else it has failed, or was cancelled while it waited for records
-            self.queue.leave(self.message)
-        if left.held is not None:
-            left.held.leave(self.message)
+        if left is not None and left is not loop:
+            left.leave(self, is_processing=self._processed_of is _PROCESSING)
 
     async def _values(self) -> AsyncIterator[V_co]:
         loop = await self.begin()
@@ -255,12 +235,16 @@ class Stream(faust.Stream[V_co]):
 
     async def process(self, message: Message, value: Any) -> Any:
         """Return the value of the record at hand after all processors; `SKIPPED` if one of them skips it."""
-        self.message, self._event_of, self._processed_of = message, None, None  # not those of an attempt before
+        self.message, self._event_of, self._processed_of = message, None, _PROCESSING  # not those of an attempt before
         try:
             for processor in self._processors:
                 value = await maybe_async(cast(Any, processor)(value))
         except Skip:
+            self._processed_of = None
             return SKIPPED
+        except Exception:
+            self._processed_of = None
+            raise
         self._processed_of, self._processed_value = message, value
         return value
 

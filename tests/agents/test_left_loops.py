@@ -306,3 +306,32 @@ def test_what_a_timeout_around_the_loop_interrupts_between_two_records_is_begun_
         world.advance("1m")
         assert world.table("seen") == {str(n): 1 for n in range(10)} | {"begun": 1, "done": 1}
         assert len(calls) == 2
+
+
+def test_a_record_at_whose_processor_a_timeout_around_the_loop_ends_is_processed_again() -> None:
+    app, calls = App("loops"), list[int]()
+    numbers = app.topic("numbers", key_type=str, value_type=int, partitions=1)
+    seen = app.Table("seen", default=int)
+
+    async def wanted(value: int) -> bool:
+        calls.append(value)
+        if calls.count(2) == 1 and value == 2:
+            await asyncio.sleep(10)
+        return True
+
+    @app.agent(numbers)
+    async def see(stream: Any) -> None:
+        stream = stream.filter(wanted)
+        while True:
+            try:
+                async with asyncio.timeout(5):
+                    async for value in stream:
+                        seen[str(value)] += 1
+            except TimeoutError:
+                continue
+
+    with World(app) as world:
+        for n in range(5):
+            world.send("numbers", n)
+        world.advance("1m")
+        assert world.table("seen") == {str(n): 1 for n in range(5)}
