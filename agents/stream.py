@@ -13,7 +13,6 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NoReturn, cast
 
@@ -36,6 +35,7 @@ from .engine.record_queue import RecordQueue
 from .engine.runner import Runner
 from .event import Event, RecordBatch, to_event
 from .processors import Processor, changing, filtering, key_function, keyed_by, passing_on
+from .reading import Reading
 from .runtime import runtime_of
 from .stream_clock import StreamClock, clock_of, refuse_waiting
 from .take_buffer import Group, TakeBuffer
@@ -53,6 +53,8 @@ __all__ = ["RecordBatch", "Stream"]
 
 V_co = TypeVar("V_co", covariant=True, default=Any)
 Made = TypeVar("Made")
+
+_PROCESSING: Any = object()  # in `Stream._processed_of`: the processors of a record have not come to an end
 
 
 def refuse_noack(stream: Stream) -> NoReturn:
@@ -82,19 +84,6 @@ def _no_manual_acks(name: str) -> Usage:
         hint="offsets are committed with the agent's results, exactly once, so a record that was not processed is read "
         "again; take(n, within=…) holds records back",
     )
-
-
-@dataclass(slots=True, eq=False)
-class Reading:
-    """A loop of an agent over its stream. An agent may leave one and begin another, or have one inside of another.
-
-    Attributes:
-        grouped: whether the agent gets several records at a time.
-        held: the records that `take` holds back.
-    """
-
-    grouped: bool
-    held: TakeBuffer | None = None
 
 
 class Stream(faust.Stream[V_co]):
@@ -164,10 +153,10 @@ class Stream(faust.Stream[V_co]):
         self.clock = None if self._passive else clock_of(self)
         return self._values() if self.clock is None else self.clock.values()
 
-    async def begin(self, *, grouped: bool = False) -> Reading:
+    async def begin(self, *, grouped: bool = False, by_batch: bool = False) -> Reading:
         """Begin to take records from the engine, behind the record at which the agent has left another loop."""
         self._finalized = True
-        self.turn_to(loop := Reading(grouped))
+        self.turn_to(loop := Reading(grouped, by_batch))
         if self.context.current is not None:
             self.context.current.begun = True
         _current_event.set(cast(Any, self._current))
@@ -182,12 +171,10 @@ class Stream(faust.Stream[V_co]):
     def turn_to(self, loop: Reading) -> None:
         """Let the agent leave the loop that it is in, which may be in the middle of a batch: what it has taken and not
         seen is for the next loop."""
-        left, self.reading, self.grouped = self.reading, loop, loop.grouped
-        # Without a record, it has failed, or all is rolled back.
-        if left is not None and left is not loop and self.message is not None:
-            self.queue.leave(self.message)
-            if left.held is not None:
-                left.held.leave(self.message)
+        left, self.reading = self.reading, loop
+        self.grouped, self.by_batch = loop.grouped, loop.by_batch
+        if left is not None and left is not loop:
+            left.leave(self, is_processing=self._processed_of is _PROCESSING)
 
     async def _values(self) -> AsyncIterator[V_co]:
         loop = await self.begin()
@@ -248,12 +235,16 @@ class Stream(faust.Stream[V_co]):
 
     async def process(self, message: Message, value: Any) -> Any:
         """Return the value of the record at hand after all processors; `SKIPPED` if one of them skips it."""
-        self.message, self._event_of, self._processed_of = message, None, None  # not those of an attempt before
+        self.message, self._event_of, self._processed_of = message, None, _PROCESSING  # not those of an attempt before
         try:
             for processor in self._processors:
                 value = await maybe_async(cast(Any, processor)(value))
         except Skip:
+            self._processed_of = None
             return SKIPPED
+        except Exception:
+            self._processed_of = None
+            raise
         self._processed_of, self._processed_value = message, value
         return value
 
@@ -283,8 +274,7 @@ class Stream(faust.Stream[V_co]):
         refuse_waiting(self, "batches()")
         if self._processors:
             raise _single_values(self)
-        loop = await self.begin(grouped=True)
-        self.by_batch = True
+        loop = await self.begin(grouped=True, by_batch=True)
         while True:
             if self.reading is not loop:
                 self.turn_to(loop)

@@ -29,8 +29,6 @@ class TakeBuffer:
     """
 
     def __init__(self, queue: RecordQueue, most: int, within_s: float | None, now_s: Callable[[], float]) -> None:
-        for partition in queue.partitions.values():  # what the agent function's last call has left
-            partition.held_back, partition.ended = None, False
         self._queue, self._most, self._within_s, self._now_s = queue, most, within_s, now_s
         self._groups: dict[TopicPartition, Group] = {}
         self._due_at_s: dict[TopicPartition, float] = {}
@@ -76,12 +74,12 @@ class TakeBuffer:
 
     def leave(self, message: object) -> None:
         """Put the records of groups back into the queue, but for the group at hand, whose last record is `message`: the
-        agent has left its loop there."""
+        agent has left its loop there. None: it was between two groups, or the one at hand is back in the queue."""
         for at, group in self._groups.items():
             partition = self._queue.at(at)
             if partition.held_back is None:  # revoked, or rolled back
                 continue
-            partition.held_back = None
+            partition.held_back, partition.ended = None, False
             if group[-1][0] is not message:
                 self._queue.give_back(at, [held for held, _ in group])
         self._groups.clear()

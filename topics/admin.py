@@ -439,7 +439,8 @@ class Admin:
         Args:
             topics: the topics without which the call cannot succeed.
         """
-        began = renewed = there_s = clock.now_s()
+        began = renewed = clock.now_s()
+        missing_s: float | None = None  # since when a topic is not listed
         while True:
             try:
                 return ask()
@@ -460,8 +461,10 @@ class Admin:
                     listed = self._kafka.list_topics(timeout=TIMEOUT_S).topics
                     missing = topics - {name for name, topic in listed.items() if topic.error is None}
                     if not missing:
-                        there_s = clock.now_s()
-                    elif clock.now_s() > there_s + _DELETED_S:
+                        missing_s = None
+                    elif missing_s is None:
+                        missing_s = clock.now_s()
+                    elif clock.now_s() > missing_s + _DELETED_S:
                         raise Stop(
                             f"{doing}: there is no longer a topic {', '.join(sorted(missing))}",
                             hint="was it deleted just now? start again: a worker creates the topics that it writes",

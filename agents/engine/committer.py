@@ -187,7 +187,12 @@ class ExactlyOnce:
     def _complete(self, queued: QueuedCommit) -> Positions:
         kafka, reports, request = self._kafka, self._reports, queued.request
         if request.offsets and request.group is not None:
-            kafka.send_offsets(request.offsets, request.group)
+            try:
+                kafka.send_offsets(request.offsets, request.group)
+            except Aborted as exc:
+                if not exc.lost:
+                    queued.compare()  # says why, if a topic was recreated with fewer partitions
+                raise
         try:
             queued.compare()  # the answer has come while the offsets were sent
         except Stop:

@@ -117,7 +117,10 @@ class RecordQueue:
 
     def _put_back(self, partition: PartitionQueue, batch: QueuedBatch) -> None:
         partition.batches.appendleft(batch)
-        self._order.appendleft(partition)
+        if self.inside and self._order[0] is not partition:
+            self._order.insert(1, partition)  # the rest of a packed batch stays in front
+        else:
+            self._order.appendleft(partition)
 
     @property
     def inside(self) -> bool:
@@ -152,9 +155,12 @@ class RecordQueue:
             assert partition.retries.until_s is not None
             if partition.retries.until_s <= now_s:
                 partition.end_delay()
-                self._order.extendleft([partition] * len(partition.batches))
-                self.waiting += partition.waiting
+                self._queue_again(partition)
                 self.isolating = True  # the record is likely to fail again
+
+    def _queue_again(self, partition: PartitionQueue) -> None:
+        self._order.extendleft([partition] * len(partition.batches))
+        self.waiting += partition.waiting
 
     @property
     def handled(self) -> int:
@@ -174,6 +180,11 @@ class RecordQueue:
         """Return the error because of which the first record of a taken batch must not reach the agent, or None."""
         poisoned = self.at(batch.at).poisoned
         return poisoned.get(place_of(batch.messages[0])) if poisoned else None
+
+    @property
+    def has_taken(self) -> bool:
+        """True if a batch was taken and is not marked as processed."""
+        return self._taken is not None
 
     def done(self) -> None:
         """Mark the taken batch as processed, up to its cut if it was cut."""
@@ -214,6 +225,9 @@ class RecordQueue:
         partition = self.partitions[at]
         if self._taken is not None and self._taken[0] is partition:
             self.done()
+        if partition.retries.until_s is not None:  # its first record waits again, behind these
+            partition.retries.until_s = None
+            self._queue_again(partition)
         for package, group in reversed([(key, list(run)) for key, run in groupby(messages, _package_of)]):
             batch = group if package is None else _rows(package, cast("list[Row]", group))
             self._put_back(partition, QueuedBatch(at, batch, partition.offset))
@@ -272,7 +286,7 @@ class RecordQueue:
             rest = [m for m in batch.messages if m.offset() >= message.offset()]
         self._put_back(partition, QueuedBatch(batch.at, rest, batch.end))
         self.waiting += len(rest)
-        partition.offset = message.offset()
+        partition.offset, partition.held_back = message.offset(), None
         if partition.state_before is not None:
             (partition.channel_state,) = partition.state_before
 

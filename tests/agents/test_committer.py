@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import threading
 import time
+from pathlib import Path
+from typing import Any
 
 import pytest
 from anabranch.agents.engine.committer import AtLeastOnce, CommitRequest, ExactlyOnce
 from anabranch.agents.engine.settings import EngineSettings
+from anabranch.agents.engine.topic_ids import TopicIds
 from anabranch.agents.runtime import runtime_of
 from anabranch.agents.tables.store import Changes
 from anabranch.topics import client_watchdog
 from anabranch.topics.cluster import Cluster
-from anabranch.topics.errors import Hung, Rebuild
+from anabranch.topics.errors import Hung, Rebuild, Stop
 from anabranch.topics.output import Output
-from anabranch.topics.producer import TransactionalProducer
-from confluent_kafka import KafkaException
+from anabranch.topics.producer import Aborted, TransactionalProducer
+from confluent_kafka import KafkaException, TopicPartition
 
 
 def test_without_transactions_a_client_that_delivers_nothing_is_found_out_too(
@@ -93,3 +96,22 @@ def test_a_client_that_was_broken_before_it_was_asked_is_replaced(lab, monkeypat
     changes = {topic: {0: Changes([b"a", b"b"], [b"1", b"2"], deletes=False)}} if what == "changes" else {}
     with pytest.raises(Rebuild):
         committer.commit(CommitRequest(outputs, changes, [], None))
+
+
+def test_a_recreated_topic_that_does_not_take_the_offsets_is_named(
+    lab: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    topic = lab.topic()
+    ids = TopicIds(lab.admin, "readers", tmp_path / "inputs.json")
+    ids.watch({topic: "of one with more partitions"})
+    committer = ExactlyOnce(lab.cluster, lab.fresh("tx"), topic_ids=ids)
+    committer.open()
+    kafka = committer._kafka
+
+    def refuses(*_: object) -> None:
+        kafka.abort()
+        raise Aborted("send offsets: Unknown topic or partition")
+
+    monkeypatch.setattr(kafka, "send_offsets", refuses)
+    with pytest.raises(Stop, match=f"topic {topic} was deleted and recreated"):
+        committer.commit(CommitRequest([], {}, [TopicPartition(topic, 7, 1)], object()))

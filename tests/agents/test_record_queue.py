@@ -261,6 +261,30 @@ def test_a_delayed_partition_that_is_lost_leaves_the_count_of_the_others_alone(q
     assert (queue.waiting, queue.handled, queue.delayed) == (0, 3, [])
 
 
+def test_records_given_back_come_before_the_record_of_their_partition_that_waits_for_a_retry(
+    queue: RecordQueue,
+) -> None:
+    queue.begin(P0, 0).retries.at_s[2, 0] = 10.0
+    queue.put(batch(0, 1, 2, 3))
+    taken = queue.take()
+    assert offsets(taken) == [0, 1]
+    queue.done()
+    assert queue.take() is None
+    assert taken is not None
+    queue.give_back(P0, taken.messages)
+    assert queue.waiting == 4
+    assert offsets(queue.take()) == [0, 1]
+    queue.done()
+    assert queue.take() is None
+    queue.release(10.0)
+    assert offsets(queue.take()) == [2]
+    queue.done()
+    assert offsets(queue.take()) == [3]
+    queue.done()
+    assert queue.take() is None
+    assert queue.waiting == 0
+
+
 def test_a_packed_batch_is_not_cut(queue: RecordQueue) -> None:
     queue.put(packed(5, 3))
     queue.put(batch(6, 7))
