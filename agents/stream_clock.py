@@ -459,6 +459,8 @@ class StreamClock:
                 break
             if not whole and (stream.queue.cut or stream.context.epoch.full):
                 self._is_left = True
+                if not stream.queue.cut:  # it is full of dead letters, which cut nothing
+                    stream.context.router.cut()
                 return False
             firing = None
             if waiting is not None:
