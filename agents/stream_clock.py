@@ -380,7 +380,7 @@ class StreamClock:
         times. So what is set meanwhile does not depend on which of them has ended first."""
         if time_ms == END_MS and self._is_of_several:
             last_ms = self._sources(at).last_ms
-            if not await self._fire(at, last_ms, offset, whole=whole, closes=closes):
+            if not await self._fire(at, last_ms, offset, whole=whole, closes=closes, ends=True):
                 return False
             for waiting in self._waiting:
                 waiting.end(END_MS if last_ms == NEVER_MS else last_ms)
@@ -439,7 +439,14 @@ class StreamClock:
         return max((last_ms for each in self._waiting if (last_ms := each.last_ms) is not None), default=time_ms)
 
     async def _fire(
-        self, at: TopicPartition, time_ms: int, offset: int, *, whole: bool = False, closes: bool = False
+        self,
+        at: TopicPartition,
+        time_ms: int,
+        offset: int,
+        *,
+        whole: bool = False,
+        closes: bool = False,
+        ends: bool = False,
     ) -> bool:
         """Fire what is due, and close the windows that are complete.
 
@@ -447,6 +454,7 @@ class StreamClock:
             offset: the offset of the record in front of which it fires.
             whole: a packed batch is at hand, which cannot go back into the queue.
             closes: windows may be complete.
+            ends: the input has ended at `time_ms`: windows that are complete because of that stay open.
 
         Returns:
             False: a commit is due before all has fired.
@@ -455,6 +463,8 @@ class StreamClock:
         while True:
             waiting = self._next(time_ms)
             window_ms = None if windows is None else windows.due_ms(at)
+            if ends and window_ms is not None and window_ms > time_ms:
+                window_ms = None
             if waiting is None and window_ms is None:
                 break
             if not whole and (stream.queue.cut or stream.context.epoch.full):
@@ -476,7 +486,7 @@ class StreamClock:
             fired += 1
             if fired % _PAUSE_AFTER == 0:
                 await asyncio.sleep(0)
-        return windows is None or await windows.closed(at, divisible=False)
+        return windows is None or ends or await windows.closed(at, divisible=False)
 
     def _fires_at(self, at: TopicPartition) -> TopicPartition:
         """Return the partition that a firing is said to be of: of several topics always the same."""

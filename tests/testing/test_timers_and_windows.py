@@ -80,6 +80,40 @@ def test_windows_and_timers_of_one_agent_are_told_in_the_order_in_which_they_are
         ]
 
 
+PROGRAM = """
+import sys
+sys.path.insert(0, {folder!r})
+from test_timers_and_windows import {name}
+app = {name}(by_key={by_key})
+"""
+
+
+def write_program(folder: Path, name: str, *, by_key: bool) -> str:
+    text = PROGRAM.format(folder=str(Path(__file__).parent), name=name, by_key=by_key)
+    (folder / "program.py").write_text(text)
+    return str(folder / "program.py")
+
+
+@pytest.mark.parametrize("by_key", [False, True])
+def test_at_the_end_of_the_input_windows_and_timers_are_told_in_the_same_order_behind_group_by(
+    tmp_path: Path, by_key: bool
+) -> None:
+    program = write_program(tmp_path, "windowed", by_key=by_key)
+    (tmp_path / "steps.jsonl").write_text("".join(json.dumps(one) + "\n" for one in (step(1, 4, 11, 24), step(5))))
+    with World(program) as world:
+        result = world.run({"steps": tmp_path / "steps.jsonl"}, key="user")
+    # The input ends at 5. What the window that closes sets for 18 is behind that, and does not fire.
+    assert result.topics["told"].values == [
+        "step 1",
+        "timer 5: 1",
+        "step 5",
+        "timer 12: 2",
+        "closed 0: 2, 102",
+        "timer 25: 102",
+    ]
+    assert [row["late"] for row in result.tables["watch-timers"].values()] == [True]
+
+
 def test_a_timer_cannot_choose_a_window_by_a_record() -> None:
     with World(lambda: windowed(wrong=True)) as world:
         for one in (step(1, 4), step(9)):
@@ -167,23 +201,15 @@ def test_timers_of_several_topics_fire_although_one_of_these_is_idle() -> None:
         assert world.topic("told").values == ["0", "20", "unpaid at 15 after 1"]
 
 
-PROGRAM = """
-import sys
-sys.path.insert(0, {folder!r})
-from test_timers_and_windows import reminding
-app = reminding(by_key={by_key})
-"""
-
-
 @pytest.mark.parametrize("by_key", [False, True])
 def test_topics_that_a_run_aligns_have_the_timers_that_follow_from_their_times(tmp_path: Path, by_key: bool) -> None:
     orders = [order(user, at) for at, user in enumerate("uvwuvwuvwxyz")]
     payments = [order(user, at, paid=True) for user, at in (("u", 12), ("w", 22), ("w", 23), ("x", 26), ("y", 40))]
-    (tmp_path / "program.py").write_text(PROGRAM.format(folder=str(Path(__file__).parent), by_key=by_key))
+    program = write_program(tmp_path, "reminding", by_key=by_key)
     for name, lines in (("orders", orders), ("payments", payments)):
         timed = [{**line, "ts": f"2026-01-01T00:00:{line['at']:02}Z"} for line in lines]
         (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in timed))
-    with World(str(tmp_path / "program.py")) as world:
+    with World(program) as world:
         files = {name: tmp_path / f"{name}.jsonl" for name in ("orders", "payments")}
         result = world.run(files, key="user", time="ts", workers=2)
     told = [value for value in result.topics["told"].values if value.startswith("unpaid")]
