@@ -11,8 +11,8 @@ its own partition: a record that is older than stream time carries that time in 
 others are on time. Each of the times that tables go by has a name, and is told by itself.
 
 Timers behind `group_by` fire between two records, and the watermark messages of an epoch come behind all of its
-records. So each record says in the header `anabranch-source` which source partition it comes from, and what time it is
-there with this record: what is due fires before it, wherever epochs end.
+records. So each record says in the header `anabranch-source-time` which source partition it comes from, and what time
+it is there with this record: what is due fires before it, wherever epochs end.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ __all__ = [
 ]
 
 TIME_HEADER = "anabranch-time"
-SOURCE_HEADER = "anabranch-source"
+SOURCE_HEADER = "anabranch-source-time"
 
 TIMERS = RelativeTime("stream", name="timers")
 """The time that timers go by: the event time that the topic declares. It is told apart from the same time of windowed

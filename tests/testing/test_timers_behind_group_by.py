@@ -63,6 +63,37 @@ def test_behind_group_by_worlds_with_faults_fire_the_same_timers(store: str) -> 
     assert simulation.same_as_without_faults().worlds
 
 
+def reading_letters(*, timers: bool) -> anabranch.App:
+    """Reads dead letters, which say in a header where they come from, with a windowed table or timers."""
+    app = anabranch.App("letters", topic_partitions=1)
+    letters, told = app.topic("orders.dlq", time="at", time_unit="s", partitions=1), app.topic("told")
+    counts = None if timers else app.Table("counts", default=int).tumbling(10, expires=14).relative_to_stream()
+
+    @app.agent(letters, name="watch")
+    async def watch(stream):
+        by_user = stream.group_by(lambda order: order["user"], name="user")
+        async for order in by_user:
+            if counts is not None:
+                counts[order["user"]] += 1
+            await told.send(key="k", value=by_user.current_event.headers["anabranch-source"].decode())
+
+    if timers:
+
+        @watch.on_timer("t")
+        async def fire(timer):
+            del timer
+
+    return app
+
+
+@pytest.mark.parametrize("timers", [False, True])
+def test_group_by_keeps_the_header_with_which_a_dead_letter_says_where_it_comes_from(timers: bool) -> None:
+    with World(lambda: reading_letters(timers=timers)) as world:
+        world.send("orders.dlq", {"at": 1, "user": "u"}, headers={"anabranch-source": b"orders[0]@3"})
+        world.settle()
+        assert world.topic("told").values == ["orders[0]@3"]
+
+
 # Behind group_by: several source partitions -------------------------------------------------------------------------
 
 
