@@ -36,7 +36,7 @@ from .decoded_batches import decoded
 from .engine.firing import FiringRecord
 from .engine.partition_queue import QueuedBatch, place_of
 from .event import to_event
-from .event_time.channel import END_MS, Channel, watermark
+from .event_time.channel import END_MS, NEVER_MS, Channel, watermark
 from .event_time.idleness import Idleness
 from .event_time.time_keeper import TimeKeeper, channel_name
 from .firings import KIND
@@ -385,8 +385,9 @@ class AgentWindows(WindowWriter):
                     content.take_time(clock.now_ms())
 
     def _closed_at(self, time: RelativeTime, time_ms: int) -> int:
-        """Return the stream time at which the windows of all tables have closed that hold a time."""
-        return max((table.spec.closed_at(time_ms) for table in self._tables if table.time == time), default=time_ms)
+        """Return the stream time at which the windows of all tables have closed that hold a time; NEVER_MS for timers,
+        which are waited for behind `group_by`."""
+        return max((table.spec.closed_at(time_ms) for table in self._tables if table.time == time), default=NEVER_MS)
 
     # Closing --------------------------------------------------------------------------------------------------------
 

@@ -252,8 +252,10 @@ class StreamClock:
             partition.silent_since_s = None
         elif partition.silent_since_s is None:
             partition.silent_since_s = clock.now_s()
-        elif silent:
+        else:
             idle_ms = int((clock.now_s() - partition.silent_since_s) * 1000)
+            if not silent:  # what waits may only say again that they are idle: it counts up to when they last said so
+                idle_ms -= max(0, clock.now_ms() - min(keeper.idle_at_ms.values()))
             return max(time_ms, min(time_ms + idle_ms, self._all_due_by(time_ms)))
         return time_ms
 
