@@ -10,6 +10,7 @@ import anabranch
 import pytest
 import timer_programs
 from anabranch import Simulation, World
+from anabranch.agents.engine.settings import EngineSettings
 from anabranch.replay.testing.world_feed import Input
 from anabranch.topics.errors import AnabranchError
 
@@ -133,6 +134,52 @@ def test_worlds_with_faults_tell_the_same_windows_and_timers(by_key: bool) -> No
         inputs={"steps": [(one["user"], one) for one in steps]},
         seeds=4,
         faults="kill,abort,lost-answer,rebalance",
+        ordered=["told"],
+    )
+    assert simulation.same_as_without_faults().worlds
+
+
+def jumping(*, timers: bool) -> anabranch.App:
+    """Closes many windows, or fires many timers, in epochs of five outputs, in front of records that are far ahead."""
+    app = anabranch.App("jumping", topic_partitions=1, settings=EngineSettings(max_outputs=5))
+    steps = app.topic("steps", time="at", time_unit="s", max_jump="10s", idle_after=None, partitions=1)
+    told = app.topic("told")
+
+    async def closed(key: Any, value: Any) -> None:
+        await told.send(key="k", value=f"closed {key[0]} {key[1][0]:.0f}: {value}")
+
+    counts = app.Table("counts", default=int, on_window_close=closed).tumbling(10, expires=10).relative_to_stream()
+
+    @app.agent(steps, name="watch")
+    async def watch(stream):
+        async for step in stream:
+            counts["all"] += 1
+            for number in range(step.get("many", 0)):
+                if timers:
+                    app.at(step["at"] * 1000, key=number, name="t")
+                else:
+                    counts[number] += 1
+
+    if timers:
+
+        @watch.on_timer("t")
+        async def fire(timer):
+            await told.send(key="k", value=f"timer {timer.key}")
+
+    return app
+
+
+@pytest.mark.parametrize("timers", [False, True])
+def test_a_record_far_ahead_that_waits_while_others_fire_is_not_its_own_confirmation_after_a_crash(
+    timers: bool,
+) -> None:
+    # 60 and 200 far ahead of 2: 60 counts, 200 waits for another one. 60 far ahead of 3: it is alone.
+    times = (1, 3, 60, 4, 12) if timers else (1, 2, 60, 200, 61, 62, 75)
+    simulation = Simulation(
+        lambda: jumping(timers=timers),
+        inputs={"steps": [("k", {"at": at, "many": 40 if at in (2, 3) else 0}) for at in times]},
+        seeds=6,
+        faults="kill,abort,lost-answer",
         ordered=["told"],
     )
     assert simulation.same_as_without_faults().worlds
