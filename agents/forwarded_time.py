@@ -132,8 +132,11 @@ class ForwardedTime:
             time_ms: returns a time of the record; None if it has none.
         """
         # Of a record that is redelivered, time has been moved by itself; that makes nobody late.
-        known = self._stream.queue.at(at).channel_state
+        partition = self._stream.queue.at(at)
+        known = partition.channel_state
         self._moves = at.topic in self._names and self._moved_by.get(at) != (place_of(message), known)
+        if self._moves:
+            partition.state_before = (known,)  # committed if the record goes back into the queue, to be retried
         self._before, self._lacking = {}, list(self._times.items())
         self.complete(at, message, time_ms)
 

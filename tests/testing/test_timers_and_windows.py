@@ -9,7 +9,7 @@ from typing import Any
 import anabranch
 import pytest
 import timer_programs
-from anabranch import Simulation, World
+from anabranch import Retry, Simulation, World
 from anabranch.agents.engine.settings import EngineSettings
 from anabranch.replay.testing.world_feed import Input
 from anabranch.topics.errors import AnabranchError
@@ -183,6 +183,52 @@ def test_a_record_far_ahead_that_waits_while_others_fire_is_not_its_own_confirma
         ordered=["told"],
     )
     assert simulation.same_as_without_faults().worlds
+
+
+def retrying(how: str, unreachable: set[int]) -> anabranch.App:
+    """Counts steps in windows, or sets a timer; the key of some steps cannot be found yet."""
+    app = anabranch.App("retrying", topic_partitions=1)
+    steps = app.topic("steps", time="at", time_unit="s", max_jump="10s", idle_after=None, partitions=1)
+    told, timers = app.topic("told"), how == "timers"
+    counts = None if timers else app.Table("counts", default=int).tumbling(10, expires=10).relative_to_stream()
+
+    def key(step: dict[str, int]) -> str:
+        if step["at"] in unreachable:
+            raise ConnectionError("not now")
+        return "k"
+
+    @app.agent(steps, name="watch", on_failure=Retry(times=10, first_s=30, most_s=30))
+    async def watch(stream):
+        async for step in stream if how == "windows" else stream.group_by(key, name="key"):
+            if counts is not None:
+                counts[key(step)] += 1
+            if timers:
+                app.at(20_000, key="k", name="t")
+            await told.send(key="k", value=step["at"])
+
+    if timers:
+
+        @watch.on_timer("t")
+        async def fire(timer):
+            await told.send(key="k", value=timer.name)
+
+    return app
+
+
+@pytest.mark.parametrize("how", ["windows", "windows behind group_by", "timers"])
+def test_a_record_far_ahead_that_waits_for_a_retry_is_not_its_own_confirmation_after_a_crash(how: str) -> None:
+    unreachable = {200}
+    with World(lambda: retrying(how, unreachable)) as world:
+        for at in (1, 2, 200, 3, 4):
+            world.send("steps", {"at": at}, key="k")
+        world.advance("50s")  # it has failed twice
+        world.worker().kill()
+        world.worker().start()
+        unreachable.clear()
+        world.settle()
+        assert world.topic("told").values == [1, 2, 200, 3, 4]
+        if how != "timers":
+            assert world.table("counts") == {("k", 0, 10_000): 4, ("k", 200_000, 210_000): 1}
 
 
 # Several topics -----------------------------------------------------------------------------------------------------
