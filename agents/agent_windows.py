@@ -290,7 +290,7 @@ class AgentWindows(WindowWriter):
                 self._hear_time(at, self._times[STREAM], heard)  # in one order with timers, not behind the epoch
             if self.forwarded is not None:
                 self.forwarded.pass_record(at, message, record.time_ms)
-            return self._moves(at, record) or self._is_behind_source
+            return self._moves(at, record)
         elif self.forwarded is not None:
             self.forwarded.pass_record(at, message, _Record(self, message, value).time_ms)
         return True
