@@ -34,6 +34,7 @@ from .engine.partition_queue import PartitionQueue, QueuedBatch
 from .engine.protocols import topics_read
 from .event_time.channel import END_MS, NEVER_MS, Channel, time_of
 from .event_time.idleness import Idleness
+from .event_time.time_keeper import channel_name
 from .firings import Firing, fire
 from .forwarded_time import TIMERS, is_behind_source, source_time
 from .runtime import runtime_of
@@ -341,8 +342,11 @@ class StreamClock:
         if time_ms == END_MS:
             return []
         if self._is_behind_source:
-            parts = (name.rpartition(":") for name in self._sources(at).keeper.waits_for)
-            return [TopicPartition(topic, int(number)) for topic, _, number in parts]
+            keeper, counts = self._sources(at).keeper, runtime_of(self._stream.app).engine.rebalance.partition_counts
+            topics = cast("Stream", cast(Any, self._stream)._prev).topic.topics
+            sources = [TopicPartition(topic, number) for topic in topics for number in range(counts.get(topic, 0))]
+            unknown = [source for source in sources if channel_name(*source) not in keeper.times_ms]
+            return sorted(unknown or (source for source in sources if channel_name(*source) in keeper.waits_for))
         states = ((other, queue.channel_state) for other, queue in self._stream.queue.partitions.items())
         same = ((other, state) for other, state in states if other.partition == at.partition)
         return sorted(other for other, state in same if other.topic in self._names and time_of(state) <= time_ms)

@@ -195,6 +195,16 @@ def test_live_the_least_stream_time_of_the_source_partitions_makes_timers_due() 
         assert all("orders" in held for row in rows for held in row["held_back_by"])
 
 
+def test_source_partitions_that_nothing_was_heard_of_are_named() -> None:
+    with World(reminding) as world:
+        world.send("orders", records()[0], partition=1)
+        world.settle()
+        rows = world.get("/time/").json["operators"]
+        assert [(row["watermark_ms"], row["held_back_by"]) for row in rows] == [
+            (None, [["orders", 0], ["orders", 2]])
+        ] * 3
+
+
 @pytest.mark.parametrize("idle_after", ["10s", "2s"])  # it is repeated every 2.5 s, or every second
 def test_behind_group_by_timers_fire_in_silence_when_all_source_partitions_are_idle(idle_after: str) -> None:
     with World(lambda: reminding(idle_after=idle_after)) as world:
