@@ -375,12 +375,13 @@ class AgentWindows(WindowWriter):
             forwarded.complete(stream.runner.at, stream.message, _Record(self, stream.message, value).time_ms)
         return forwarded.headers
 
-    def _hear_time(self, at: TopicPartition, by: str, control: ControlRecord) -> None:
-        """Take stream time of source partitions into account."""
+    def _hear_time(self, at: TopicPartition, by: str, heard: ControlRecord | tuple[int, str, int, int]) -> None:
+        """Take stream time of source partitions into account: a watermark message, or what a record says of it."""
         name = self.stream.name, at.topic
         for table, content in self._contents(at):
             if self._times.get(table.time) == by:
-                content.heard.setdefault(name, TimeKeeper()).hear(control)
+                keeper = content.heard.setdefault(name, TimeKeeper())
+                keeper.hear(heard) if isinstance(heard, ControlRecord) else keeper.hear_record(*heard)
                 if name in content.inputs:
                     content.take_time(clock.now_ms())
 

@@ -320,7 +320,9 @@ class StreamClock:
         if not self._is_behind_source:
             channel.advance(time_ms, message.timestamp()[1])
         elif (heard := source_time(message)) is not None:
-            self._hear(at, heard)
+            sources = self._sources(at)
+            sources.keeper.hear_record(*heard)
+            sources.note(heard[2])
 
     # Time -----------------------------------------------------------------------------------------------------------
 
