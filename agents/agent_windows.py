@@ -188,10 +188,10 @@ class AgentWindows(WindowWriter):
         name, pane = self._input(), table.spec.windows.pane(time_ms)
         channel = content.inputs.get(name)
         if channel is None:
-            content.inputs[name] = Channel(self._max_jump_ms)
-            self._move(table, content, record)
+            channel = content.inputs[name] = Channel(self._max_jump_ms)
+            if record.message.topic() in self._names:  # a record of a retry topic moves no time
+                self._move(table, content, record)
             content.take_time(clock.now_ms())
-            channel = content.inputs[name]
         if not table.spec.closes:
             return pane
         horizon_ms, before_ms = table.spec.windows.horizon_ms(pane), channel.time_ms
