@@ -36,7 +36,7 @@ from .decoded_batches import decoded
 from .engine.firing import FiringRecord
 from .engine.partition_queue import QueuedBatch, place_of
 from .event import to_event
-from .event_time.channel import END_MS, Channel, watermark
+from .event_time.channel import END_MS, NEVER_MS, Channel, watermark
 from .event_time.idleness import Idleness
 from .event_time.time_keeper import TimeKeeper, channel_name
 from .firings import KIND
@@ -188,10 +188,10 @@ class AgentWindows(WindowWriter):
         name, pane = self._input(), table.spec.windows.pane(time_ms)
         channel = content.inputs.get(name)
         if channel is None:
-            content.inputs[name] = Channel(self._max_jump_ms)
-            self._move(table, content, record)
+            channel = content.inputs[name] = Channel(self._max_jump_ms)
+            if record.message.topic() in self._names:  # a record of a retry topic moves no time
+                self._move(table, content, record)
             content.take_time(clock.now_ms())
-            channel = content.inputs[name]
         if not table.spec.closes:
             return pane
         horizon_ms, before_ms = table.spec.windows.horizon_ms(pane), channel.time_ms
@@ -290,7 +290,7 @@ class AgentWindows(WindowWriter):
                 self._hear_time(at, self._times[STREAM], heard)  # in one order with timers, not behind the epoch
             if self.forwarded is not None:
                 self.forwarded.pass_record(at, message, record.time_ms)
-            return self._moves(at, record) or self._is_behind_source
+            return self._moves(at, record)
         elif self.forwarded is not None:
             self.forwarded.pass_record(at, message, _Record(self, message, value).time_ms)
         return True
@@ -375,18 +375,20 @@ class AgentWindows(WindowWriter):
             forwarded.complete(stream.runner.at, stream.message, _Record(self, stream.message, value).time_ms)
         return forwarded.headers
 
-    def _hear_time(self, at: TopicPartition, by: str, control: ControlRecord) -> None:
-        """Take stream time of source partitions into account."""
+    def _hear_time(self, at: TopicPartition, by: str, heard: ControlRecord | tuple[int, str, int, int]) -> None:
+        """Take stream time of source partitions into account: a watermark message, or what a record says of it."""
         name = self.stream.name, at.topic
         for table, content in self._contents(at):
             if self._times.get(table.time) == by:
-                content.heard.setdefault(name, TimeKeeper()).hear(control)
+                keeper = content.heard.setdefault(name, TimeKeeper())
+                keeper.hear(heard) if isinstance(heard, ControlRecord) else keeper.hear_record(*heard)
                 if name in content.inputs:
                     content.take_time(clock.now_ms())
 
     def _closed_at(self, time: RelativeTime, time_ms: int) -> int:
-        """Return the stream time at which the windows of all tables have closed that hold a time."""
-        return max((table.spec.closed_at(time_ms) for table in self._tables if table.time == time), default=time_ms)
+        """Return the stream time at which the windows of all tables have closed that hold a time; NEVER_MS for timers,
+        which are waited for behind `group_by`."""
+        return max((table.spec.closed_at(time_ms) for table in self._tables if table.time == time), default=NEVER_MS)
 
     # Closing --------------------------------------------------------------------------------------------------------
 

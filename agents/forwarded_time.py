@@ -23,11 +23,11 @@ from typing import TYPE_CHECKING, Any, cast
 import msgspec
 
 from ..topics import clock
-from ..topics.control_records import ControlRecord, is_repartition_topic_of
+from ..topics.control_records import is_repartition_topic_of
 from ..topics.headers import headers_of
 from .engine.partition_queue import place_of
 from .event_time.channel import END_MS, NEVER_MS, Channel
-from .event_time.time_keeper import channel_name, watermark_message
+from .event_time.time_keeper import channel_name
 from .flows.watermarked_partials import WatermarkedPartials
 from .runtime import runtime_of
 from .tables.relative_time import RelativeTime
@@ -60,6 +60,9 @@ TIMERS = RelativeTime("stream", name="timers")
 tables, because it rests where a partition is idle: what waits is known behind `group_by` only."""
 
 
+_read_source = msgspec.json.Decoder(tuple[int, str, int, int]).decode
+
+
 def times_of(tables: Iterable[AgentWindowTable[Any]]) -> dict[RelativeTime, str]:
     """Return the times that tables whose windows close go by, with their names."""
     found: dict[RelativeTime, str] = {}
@@ -87,12 +90,12 @@ def time_before(message: Message, name: str) -> int:
     return NEVER_MS
 
 
-def source_time(message: Message) -> ControlRecord | None:
-    """Return the stream time of a record's source partition, with the record, as a watermark message; None without."""
+def source_time(message: Message) -> tuple[int, str, int, int] | None:
+    """Return what a record says of the stream time of its source partition, as `TimeKeeper.hear_record` takes it; None
+    if it says nothing."""
     for header, value in headers_of(message) or ():
         if header == SOURCE_HEADER and value is not None:
-            of, channel, time_ms, at_ms = msgspec.json.decode(value, type=tuple[int, str, int, int])
-            return watermark_message(of, {channel: time_ms}, at_ms=at_ms)
+            return _read_source(value)
     return None
 
 
@@ -132,8 +135,11 @@ class ForwardedTime:
             time_ms: returns a time of the record; None if it has none.
         """
         # Of a record that is redelivered, time has been moved by itself; that makes nobody late.
-        known = self._stream.queue.at(at).channel_state
+        partition = self._stream.queue.at(at)
+        known = partition.channel_state
         self._moves = at.topic in self._names and self._moved_by.get(at) != (place_of(message), known)
+        if self._moves:
+            partition.state_before = (known,)  # committed if the record goes back into the queue, to be retried
         self._before, self._lacking = {}, list(self._times.items())
         self.complete(at, message, time_ms)
 

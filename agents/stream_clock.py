@@ -34,6 +34,7 @@ from .engine.partition_queue import PartitionQueue, QueuedBatch
 from .engine.protocols import topics_read
 from .event_time.channel import END_MS, NEVER_MS, Channel, time_of
 from .event_time.idleness import Idleness
+from .event_time.time_keeper import channel_name
 from .firings import Firing, fire
 from .forwarded_time import TIMERS, is_behind_source, source_time
 from .runtime import runtime_of
@@ -252,8 +253,10 @@ class StreamClock:
             partition.silent_since_s = None
         elif partition.silent_since_s is None:
             partition.silent_since_s = clock.now_s()
-        elif silent:
+        else:
             idle_ms = int((clock.now_s() - partition.silent_since_s) * 1000)
+            if not silent:  # what waits may only say again that they are idle: it counts up to when they last said so
+                idle_ms -= max(0, clock.now_ms() - min(keeper.idle_at_ms.values()))
             return max(time_ms, min(time_ms + idle_ms, self._all_due_by(time_ms)))
         return time_ms
 
@@ -317,7 +320,9 @@ class StreamClock:
         if not self._is_behind_source:
             channel.advance(time_ms, message.timestamp()[1])
         elif (heard := source_time(message)) is not None:
-            self._hear(at, heard)
+            sources = self._sources(at)
+            sources.keeper.hear_record(*heard)
+            sources.note(heard[2])
 
     # Time -----------------------------------------------------------------------------------------------------------
 
@@ -339,8 +344,11 @@ class StreamClock:
         if time_ms == END_MS:
             return []
         if self._is_behind_source:
-            parts = (name.rpartition(":") for name in self._sources(at).keeper.waits_for)
-            return [TopicPartition(topic, int(number)) for topic, _, number in parts]
+            keeper, counts = self._sources(at).keeper, runtime_of(self._stream.app).engine.rebalance.partition_counts
+            topics = cast("Stream", cast(Any, self._stream)._prev).topic.topics
+            sources = [TopicPartition(topic, number) for topic in topics for number in range(counts.get(topic, 0))]
+            unknown = [source for source in sources if channel_name(*source) not in keeper.times_ms]
+            return sorted(unknown or (source for source in sources if channel_name(*source) in keeper.waits_for))
         states = ((other, queue.channel_state) for other, queue in self._stream.queue.partitions.items())
         same = ((other, state) for other, state in states if other.partition == at.partition)
         return sorted(other for other, state in same if other.topic in self._names and time_of(state) <= time_ms)
@@ -380,7 +388,7 @@ class StreamClock:
         times. So what is set meanwhile does not depend on which of them has ended first."""
         if time_ms == END_MS and self._is_of_several:
             last_ms = self._sources(at).last_ms
-            if not await self._fire(at, last_ms, offset, whole=whole, closes=closes):
+            if not await self._fire(at, last_ms, offset, whole=whole, closes=closes, ends=True):
                 return False
             for waiting in self._waiting:
                 waiting.end(END_MS if last_ms == NEVER_MS else last_ms)
@@ -439,7 +447,14 @@ class StreamClock:
         return max((last_ms for each in self._waiting if (last_ms := each.last_ms) is not None), default=time_ms)
 
     async def _fire(
-        self, at: TopicPartition, time_ms: int, offset: int, *, whole: bool = False, closes: bool = False
+        self,
+        at: TopicPartition,
+        time_ms: int,
+        offset: int,
+        *,
+        whole: bool = False,
+        closes: bool = False,
+        ends: bool = False,
     ) -> bool:
         """Fire what is due, and close the windows that are complete.
 
@@ -447,6 +462,7 @@ class StreamClock:
             offset: the offset of the record in front of which it fires.
             whole: a packed batch is at hand, which cannot go back into the queue.
             closes: windows may be complete.
+            ends: the input has ended at `time_ms`: windows that are complete because of that stay open.
 
         Returns:
             False: a commit is due before all has fired.
@@ -455,10 +471,14 @@ class StreamClock:
         while True:
             waiting = self._next(time_ms)
             window_ms = None if windows is None else windows.due_ms(at)
+            if ends and window_ms is not None and window_ms > time_ms:
+                window_ms = None
             if waiting is None and window_ms is None:
                 break
             if not whole and (stream.queue.cut or stream.context.epoch.full):
                 self._is_left = True
+                if not stream.queue.cut:  # it is full of dead letters, which cut nothing
+                    stream.context.router.cut()
                 return False
             firing = None
             if waiting is not None:
@@ -474,7 +494,7 @@ class StreamClock:
             fired += 1
             if fired % _PAUSE_AFTER == 0:
                 await asyncio.sleep(0)
-        return windows is None or await windows.closed(at, divisible=False)
+        return windows is None or ends or await windows.closed(at, divisible=False)
 
     def _fires_at(self, at: TopicPartition) -> TopicPartition:
         """Return the partition that a firing is said to be of: of several topics always the same."""

@@ -101,6 +101,11 @@ class Channel:
         rests = [] if self.rests_at_ms is None else [self.rests_at_ms]
         return [time_ms, self._candidate_ms, *rests]
 
+    @property
+    def waits_for_jump(self) -> bool:
+        """True if a record was far ahead, and the next one decides whether it counts."""
+        return self._candidate_ms is not None
+
     def advance(self, time_ms: int, kafka_ms: int = -1) -> None:
         """Take the time of the next record into account.
 

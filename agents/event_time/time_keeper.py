@@ -120,6 +120,21 @@ class TimeKeeper:
         self._confirm()
         self._move(self._least(), at_ms)
 
+    def hear_record(self, of: int, channel: str, time_ms: int, at_ms: int) -> None:
+        """Take the time of a record's channel into account: as a watermark message that says no more, quickly.
+
+        Args:
+            of: number of channels that there are.
+            at_ms: when that is so, by the wall clock.
+        """
+        if self.idle_at_ms or self._waiting:
+            self.hear(watermark_message(of, {channel: time_ms}, at_ms=at_ms))
+            return
+        self.of = max(self.of, of)
+        if time_ms > self.times_ms.get(channel, NEVER_MS - 1):
+            self.times_ms[channel] = time_ms
+        self._move(self._least(), at_ms)
+
     def _wait(self, name: str, at_ms: int, time_ms: int) -> None:
         """Keep a time until it counts. Few are kept: some seconds apart, and the earliest ones, which count first."""
         waiting = self._waiting.setdefault(name, [])

@@ -101,7 +101,8 @@ class WindowContent:
         inputs: of a table that agents write: the agents that do, each with the topic it reads -> stream time of its
             records. The time of the partition is the least of them.
         heard: input behind `group_by` -> stream time of its source partitions, which is that of its channel.
-        moved_by: input -> the record that has last moved its time; redelivered, it does not move it again.
+        moved_by: input -> the record that has last moved its time; redelivered, it moves it no more. Written while
+            a jump waits for a second one: else it would be its own second one after a crash.
         now_ms: the last time of the partition before the end of its input; NEVER_MS if there is none.
     """
 
@@ -161,6 +162,9 @@ class WindowContent:
             for agent, topic, max_jump_ms, state in row.get("inputs", ()):
                 if self.spec.is_input(agent, topic):
                     self.inputs[agent, topic] = Channel(max_jump_ms, state)
+            for agent, topic, offset, of_package in row.get("moved", ()):
+                if (agent, topic) in self.inputs:
+                    self.moved_by[agent, topic] = offset, of_package
             for agent, topic, state in row.get("heard", ()):
                 if self.spec.is_input(agent, topic):
                     self.heard[agent, topic] = TimeKeeper(state)
@@ -206,6 +210,9 @@ class WindowContent:
         if self.inputs:
             row["inputs"] = [[*name, channel.max_jump_ms, channel.state] for name, channel in self.inputs.items()]
             row["now"] = self.now_ms
+            moved = [[*name, *place] for name, place in self.moved_by.items() if self.inputs[name].waits_for_jump]
+            if moved:
+                row["moved"] = moved
         if self.open.taken_changes:
             row["updates"] = self.open.taken_changes
         if self.heard:

@@ -455,6 +455,7 @@ def test_if_all_partitions_are_idle_it_is_as_late_as_in_the_latest() -> None:
 )
 def test_time_never_goes_back_and_a_restart_changes_nothing(messages: list[tuple[int, int, bool, int]]) -> None:
     keeper, restarted, at_ms, times = TimeKeeper(), TimeKeeper(), 0, {0: NEVER_MS, 1: NEVER_MS, 2: NEVER_MS}
+    by_records = TimeKeeper()
     for channel, time, idle, later in messages:
         at_ms += later
         times[channel] = max(times[channel], time)
@@ -463,8 +464,12 @@ def test_time_never_goes_back_and_a_restart_changes_nothing(messages: list[tuple
         keeper.hear(message)
         restarted = TimeKeeper(restarted.state)
         restarted.hear(message)
+        if idle:
+            by_records.hear(message)
+        else:
+            by_records.hear_record(3, f"t:{channel}", times[channel], at_ms)
         assert before <= keeper.time_ms <= max(times.values())
-        assert restarted.state == keeper.state
+        assert restarted.state == by_records.state == keeper.state
 
 
 def test_an_idle_channel_goes_on_at_the_pace_of_the_clock_until_its_windows_have_closed() -> None:

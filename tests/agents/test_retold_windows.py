@@ -281,3 +281,27 @@ def test_an_agent_of_several_topics_has_windows_late_records_and_windows_that_ar
         world.worker().start()
         world.settle()
         assert world.topic("out").values == [["a", 0, 2], ["a", 10, 2]]
+
+
+def test_a_record_that_is_replayed_may_be_the_first_one_that_the_agent_counts(fails: set[int]) -> None:
+    def make() -> anabranch.App:
+        app = anabranch.App("w", topic_partitions=1)
+        views = app.topic("views", value_type=View, idle_after=None, partitions=1)
+        by_page = app.Table("by-page", default=int).tumbling(10, expires=10).relative_to_field(View.at)
+
+        @app.agent(views, name="count")
+        async def count(stream: Any) -> None:
+            async for view in stream:
+                if fails:
+                    raise ValueError("not yet")
+                by_page[view.page] += view.n
+
+        return app
+
+    with World(make) as world:
+        send(world, 1, partitions=(0,))
+        fails.clear()
+        replay(world)
+        assert len(world.dead_letters("views")) == 1
+        send(world, 2, partitions=(0,))
+        assert world.table("by-page") == {("a", 0, 10_000): 2}

@@ -464,6 +464,12 @@ def test_more_timers_than_an_epoch_may_hold_fire_in_several_and_in_order() -> No
     assert {line.split(" ", 1)[1] for line in lines[6:-1]} == {"after 6"}
 
 
+def test_an_epoch_that_is_full_of_dead_letters_of_timers_ends_before_the_next_one_fires() -> None:
+    steps = [at(1, set=[(5, "a", "fails"), (6, "b")]), at(10)]
+    lines = told(steps, lambda: program(settings=EngineSettings(max_outputs=1)))
+    assert lines == ["record 1", "b 6 after 1", "record 10"]
+
+
 def test_faults_while_many_timers_fire_change_nothing() -> None:
     simulation = Simulation(
         many,

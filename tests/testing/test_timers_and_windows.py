@@ -9,7 +9,8 @@ from typing import Any
 import anabranch
 import pytest
 import timer_programs
-from anabranch import Simulation, World
+from anabranch import Retry, Simulation, World
+from anabranch.agents.engine.settings import EngineSettings
 from anabranch.replay.testing.world_feed import Input
 from anabranch.topics.errors import AnabranchError
 
@@ -80,6 +81,40 @@ def test_windows_and_timers_of_one_agent_are_told_in_the_order_in_which_they_are
         ]
 
 
+PROGRAM = """
+import sys
+sys.path.insert(0, {folder!r})
+from test_timers_and_windows import {name}
+app = {name}(by_key={by_key})
+"""
+
+
+def write_program(folder: Path, name: str, *, by_key: bool) -> str:
+    text = PROGRAM.format(folder=str(Path(__file__).parent), name=name, by_key=by_key)
+    (folder / "program.py").write_text(text)
+    return str(folder / "program.py")
+
+
+@pytest.mark.parametrize("by_key", [False, True])
+def test_at_the_end_of_the_input_windows_and_timers_are_told_in_the_same_order_behind_group_by(
+    tmp_path: Path, by_key: bool
+) -> None:
+    program = write_program(tmp_path, "windowed", by_key=by_key)
+    (tmp_path / "steps.jsonl").write_text("".join(json.dumps(one) + "\n" for one in (step(1, 4, 11, 24), step(5))))
+    with World(program) as world:
+        result = world.run({"steps": tmp_path / "steps.jsonl"}, key="user")
+    # The input ends at 5. What the window that closes sets for 18 is behind that, and does not fire.
+    assert result.topics["told"].values == [
+        "step 1",
+        "timer 5: 1",
+        "step 5",
+        "timer 12: 2",
+        "closed 0: 2, 102",
+        "timer 25: 102",
+    ]
+    assert [row["late"] for row in result.tables["watch-timers"].values()] == [True]
+
+
 def test_a_timer_cannot_choose_a_window_by_a_record() -> None:
     with World(lambda: windowed(wrong=True)) as world:
         for one in (step(1, 4), step(9)):
@@ -102,6 +137,98 @@ def test_worlds_with_faults_tell_the_same_windows_and_timers(by_key: bool) -> No
         ordered=["told"],
     )
     assert simulation.same_as_without_faults().worlds
+
+
+def jumping(*, timers: bool) -> anabranch.App:
+    """Closes many windows, or fires many timers, in epochs of five outputs, in front of records that are far ahead."""
+    app = anabranch.App("jumping", topic_partitions=1, settings=EngineSettings(max_outputs=5))
+    steps = app.topic("steps", time="at", time_unit="s", max_jump="10s", idle_after=None, partitions=1)
+    told = app.topic("told")
+
+    async def closed(key: Any, value: Any) -> None:
+        await told.send(key="k", value=f"closed {key[0]} {key[1][0]:.0f}: {value}")
+
+    counts = app.Table("counts", default=int, on_window_close=closed).tumbling(10, expires=10).relative_to_stream()
+
+    @app.agent(steps, name="watch")
+    async def watch(stream):
+        async for step in stream:
+            counts["all"] += 1
+            for number in range(step.get("many", 0)):
+                if timers:
+                    app.at(step["at"] * 1000, key=number, name="t")
+                else:
+                    counts[number] += 1
+
+    if timers:
+
+        @watch.on_timer("t")
+        async def fire(timer):
+            await told.send(key="k", value=f"timer {timer.key}")
+
+    return app
+
+
+@pytest.mark.parametrize("timers", [False, True])
+def test_a_record_far_ahead_that_waits_while_others_fire_is_not_its_own_confirmation_after_a_crash(
+    timers: bool,
+) -> None:
+    # 60 and 200 far ahead of 2: 60 counts, 200 waits for another one. 60 far ahead of 3: it is alone.
+    times = (1, 3, 60, 4, 12) if timers else (1, 2, 60, 200, 61, 62, 75)
+    simulation = Simulation(
+        lambda: jumping(timers=timers),
+        inputs={"steps": [("k", {"at": at, "many": 40 if at in (2, 3) else 0}) for at in times]},
+        seeds=6,
+        faults="kill,abort,lost-answer",
+        ordered=["told"],
+    )
+    assert simulation.same_as_without_faults().worlds
+
+
+def retrying(how: str, unreachable: set[int]) -> anabranch.App:
+    """Counts steps in windows, or sets a timer; the key of some steps cannot be found yet."""
+    app = anabranch.App("retrying", topic_partitions=1)
+    steps = app.topic("steps", time="at", time_unit="s", max_jump="10s", idle_after=None, partitions=1)
+    told, timers = app.topic("told"), how == "timers"
+    counts = None if timers else app.Table("counts", default=int).tumbling(10, expires=10).relative_to_stream()
+
+    def key(step: dict[str, int]) -> str:
+        if step["at"] in unreachable:
+            raise ConnectionError("not now")
+        return "k"
+
+    @app.agent(steps, name="watch", on_failure=Retry(times=10, first_s=30, most_s=30))
+    async def watch(stream):
+        async for step in stream if how == "windows" else stream.group_by(key, name="key"):
+            if counts is not None:
+                counts[key(step)] += 1
+            if timers:
+                app.at(20_000, key="k", name="t")
+            await told.send(key="k", value=step["at"])
+
+    if timers:
+
+        @watch.on_timer("t")
+        async def fire(timer):
+            await told.send(key="k", value=timer.name)
+
+    return app
+
+
+@pytest.mark.parametrize("how", ["windows", "windows behind group_by", "timers"])
+def test_a_record_far_ahead_that_waits_for_a_retry_is_not_its_own_confirmation_after_a_crash(how: str) -> None:
+    unreachable = {200}
+    with World(lambda: retrying(how, unreachable)) as world:
+        for at in (1, 2, 200, 3, 4):
+            world.send("steps", {"at": at}, key="k")
+        world.advance("50s")  # it has failed twice
+        world.worker().kill()
+        world.worker().start()
+        unreachable.clear()
+        world.settle()
+        assert world.topic("told").values == [1, 2, 200, 3, 4]
+        if how != "timers":
+            assert world.table("counts") == {("k", 0, 10_000): 4, ("k", 200_000, 210_000): 1}
 
 
 # Several topics -----------------------------------------------------------------------------------------------------
@@ -167,23 +294,15 @@ def test_timers_of_several_topics_fire_although_one_of_these_is_idle() -> None:
         assert world.topic("told").values == ["0", "20", "unpaid at 15 after 1"]
 
 
-PROGRAM = """
-import sys
-sys.path.insert(0, {folder!r})
-from test_timers_and_windows import reminding
-app = reminding(by_key={by_key})
-"""
-
-
 @pytest.mark.parametrize("by_key", [False, True])
 def test_topics_that_a_run_aligns_have_the_timers_that_follow_from_their_times(tmp_path: Path, by_key: bool) -> None:
     orders = [order(user, at) for at, user in enumerate("uvwuvwuvwxyz")]
     payments = [order(user, at, paid=True) for user, at in (("u", 12), ("w", 22), ("w", 23), ("x", 26), ("y", 40))]
-    (tmp_path / "program.py").write_text(PROGRAM.format(folder=str(Path(__file__).parent), by_key=by_key))
+    program = write_program(tmp_path, "reminding", by_key=by_key)
     for name, lines in (("orders", orders), ("payments", payments)):
         timed = [{**line, "ts": f"2026-01-01T00:00:{line['at']:02}Z"} for line in lines]
         (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in timed))
-    with World(str(tmp_path / "program.py")) as world:
+    with World(program) as world:
         files = {name: tmp_path / f"{name}.jsonl" for name in ("orders", "payments")}
         result = world.run(files, key="user", time="ts", workers=2)
     told = [value for value in result.topics["told"].values if value.startswith("unpaid")]

@@ -97,6 +97,37 @@ def test_a_record_keeps_its_own_headers_also_those_of_a_late_record_or_a_dead_le
         assert world.topic("told").values == ["orders[3]@7", "orders[3]@7", "again", "orders[3]@7"]
 
 
+def reading_letters(*, timers: bool) -> anabranch.App:
+    """Reads dead letters, which say in a header where they come from, with a windowed table or timers."""
+    app = anabranch.App("letters", topic_partitions=1)
+    letters, told = app.topic("orders.dlq", time="at", time_unit="s", partitions=1), app.topic("told")
+    counts = None if timers else app.Table("counts", default=int).tumbling(10, expires=14).relative_to_stream()
+
+    @app.agent(letters, name="watch")
+    async def watch(stream):
+        by_user = stream.group_by(lambda order: order["user"], name="user")
+        async for order in by_user:
+            if counts is not None:
+                counts[order["user"]] += 1
+            await told.send(key="k", value=by_user.current_event.headers["anabranch-source"].decode())
+
+    if timers:
+
+        @watch.on_timer("t")
+        async def fire(timer):
+            del timer
+
+    return app
+
+
+@pytest.mark.parametrize("timers", [False, True])
+def test_group_by_keeps_the_header_with_which_a_dead_letter_says_where_it_comes_from(timers: bool) -> None:
+    with World(lambda: reading_letters(timers=timers)) as world:
+        world.send("orders.dlq", {"at": 1, "user": "u"}, headers={"anabranch-source": b"orders[0]@3"})
+        world.settle()
+        assert world.topic("told").values == ["orders[0]@3"]
+
+
 # Behind group_by: several source partitions -------------------------------------------------------------------------
 
 
@@ -198,8 +229,19 @@ def test_live_the_least_stream_time_of_the_source_partitions_makes_timers_due() 
         assert all("orders" in held for row in rows for held in row["held_back_by"])
 
 
-def test_behind_group_by_timers_fire_in_silence_when_all_source_partitions_are_idle() -> None:
-    with World(lambda: reminding(idle_after="10s")) as world:
+def test_source_partitions_that_nothing_was_heard_of_are_named() -> None:
+    with World(reminding) as world:
+        world.send("orders", records()[0], partition=1)
+        world.settle()
+        rows = world.get("/time/").json["operators"]
+        assert [(row["watermark_ms"], row["held_back_by"]) for row in rows] == [
+            (None, [["orders", 0], ["orders", 2]])
+        ] * 3
+
+
+@pytest.mark.parametrize("idle_after", ["10s", "2s"])  # it is repeated every 2.5 s, or every second
+def test_behind_group_by_timers_fire_in_silence_when_all_source_partitions_are_idle(idle_after: str) -> None:
+    with World(lambda: reminding(idle_after=idle_after)) as world:
         for order in records():
             world.send("orders", order, key=order["shop"])
         world.settle()
@@ -212,6 +254,50 @@ def test_behind_group_by_timers_fire_in_silence_when_all_source_partitions_are_i
         world.advance("5m")
         world.settle()
         assert sorted(world.topic("told").values) == reminders(10_000)
+
+
+def waiting(idle_after: str) -> anabranch.App:
+    """Sets a timer for what a record says."""
+    app = anabranch.App("waiting", topic_partitions=1)
+    orders = app.topic("orders", time="at", time_unit="s", idle_after=idle_after, max_jump="1m", partitions=1)
+    told = app.topic("told")
+
+    @app.agent(orders, name="watch")
+    async def watch(stream):
+        async for order in stream.group_by(lambda order: order["user"], name="user"):
+            if order["due"] is not None:
+                app.at(order["due"] * 1000, key=order["user"], name="t")
+
+    @watch.on_timer("t")
+    async def fire(timer):
+        await told.send(key="k", value=timer.due_ms // 1000)
+
+    return app
+
+
+@pytest.mark.parametrize("jump", [False, True])
+@pytest.mark.parametrize("idle_after", ["20s", "200ms"])
+def test_behind_group_by_time_goes_on_in_silence_at_the_pace_of_the_clock(idle_after: str, jump: bool) -> None:
+    with World(lambda: waiting(idle_after)) as world:
+
+        def send(at: int, due: int | None = None) -> None:
+            world.send("orders", {"user": "u", "at": at, "due": due})
+
+        def told_after(duration: str) -> list[int]:
+            world.advance(duration)
+            world.settle()
+            return world.topic("told").values
+
+        send(0)
+        send(1, 101)
+        if jump:
+            send(1_000)
+        assert told_after("90s") == []
+        assert told_after("60s") == [101]
+        send(2_000)
+        send(2_001, 2_101)  # the silence begins anew
+        assert told_after("90s") == [101]
+        assert told_after("60s") == [101, 2_101]
 
 
 @pytest.mark.parametrize("bounded", [False, True])
