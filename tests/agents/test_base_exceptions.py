@@ -286,7 +286,8 @@ async def test_a_worker_whose_agent_is_stopped_by_the_program_is_not_ready_and_e
 
 
 async def test_a_worker_ends_within_seconds_while_an_agent_waits_for_what_was_cancelled(lab, table_of) -> None:
-    topic, app = lab.topic(), lab.app(lab.fresh("app"), settings=EngineSettings(stuck_s=5.0, session_timeout_ms=6_000))
+    topic, name = lab.topic(), lab.fresh("app")
+    app = lab.app(name, settings=EngineSettings(stuck_s=5.0, session_timeout_ms=6_000))
     sums = app.Table("sums", default=int)
 
     @app.agent(app.topic(topic), name="adder", on_failure=Retry(times=1_000, first_s=0.001, most_s=0.001))
@@ -298,7 +299,7 @@ async def test_a_worker_ends_within_seconds_while_an_agent_waits_for_what_was_ca
 
     lab.produce(topic, VALUES)
     async with lab.running(app):
-        await lab.until(lambda: runtime_of(app).status.rollbacks_total > 3)
+        await lab.until(lambda: runtime_of(app).status.rollbacks_total > 3 and lab.committed(name, topic))
     assert runtime_of(app).stopped_by is None
     assert table_of(app, "sums") == {"all": sum(range(AT))}
 
