@@ -37,7 +37,7 @@ def vain(monkeypatch: pytest.MonkeyPatch) -> list[KafkaException]:
     """The errors of requests that failed; `Admin` without `patience_s` gives up after a tenth of a second."""
     patiently, failed = Admin._patiently, []
 
-    def counted(self: Admin, doing: str, ask: Callable[[], Any]) -> Any:
+    def counted(self: Admin, doing: str, ask: Callable[[], Any], *topics: Any) -> Any:
         def once() -> Any:
             try:
                 return ask()
@@ -45,7 +45,7 @@ def vain(monkeypatch: pytest.MonkeyPatch) -> list[KafkaException]:
                 failed.append(exc)
                 raise
 
-        return patiently(self, doing, once)
+        return patiently(self, doing, once, *topics)
 
     monkeypatch.setattr(Admin, "_patiently", counted)
     monkeypatch.setattr(admin, "TIMEOUT_S", 1.0)
