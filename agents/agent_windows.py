@@ -214,11 +214,7 @@ class AgentWindows(WindowWriter):
         message = self.stream.message
         assert message is not None
         topic = cast(str, message.topic())
-        return self.stream.name, topic if topic in self._names else self._topic_of_retry(topic)
-
-    def _topic_of_retry(self, topic: str) -> str:
-        """Return the topic that a retry topic stands for."""
-        return self.stream.context.retries.read[topic][1]
+        return self.stream.name, topic if topic in self._names else self.stream.context.retries.read[topic][1]
 
     # Records --------------------------------------------------------------------------------------------------------
 

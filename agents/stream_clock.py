@@ -22,7 +22,7 @@ Invariants.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast
 
 from ..topics import clock
@@ -34,7 +34,7 @@ from .engine.partition_queue import PartitionQueue, QueuedBatch
 from .engine.protocols import topics_read
 from .event_time.channel import END_MS, NEVER_MS, Channel, time_of
 from .event_time.idleness import Idleness
-from .event_time.time_keeper import channel_name
+from .event_time.time_keeper import TimeKeeper, channel_name
 from .firings import Firing, fire
 from .forwarded_time import TIMERS, is_behind_source, source_time
 from .runtime import runtime_of
@@ -239,26 +239,12 @@ class StreamClock:
             if self._idleness is not None and time_ms != END_MS:
                 silent = stream.context.is_silent(stream, at)
                 if self._is_behind_source:
-                    time_ms = self._rested_ms(at, partition, time_ms, silent=silent)
+                    time_ms = _rested_ms(self._sources(at).keeper, partition, time_ms, self._all_due_by, silent=silent)
                 elif (idle_ms := self._idleness.idle_ms(partition, clock.now_s(), silent=silent)) is not None:
                     channel.rest(idle_ms, self._all_due_by)
                     partition.channel_state = channel.state
                     time_ms = self._time_ms(at, channel)
             await self._fire_until(at, time_ms, partition.offset, closes=True)
-
-    def _rested_ms(self, at: TopicPartition, partition: PartitionQueue, time_ms: int, *, silent: bool) -> int:
-        """Return stream time behind `group_by`, which goes on with the clock while all source partitions are idle."""
-        keeper = self._sources(at).keeper
-        if len(keeper.idle_at_ms) < max(1, keeper.of) or time_ms == NEVER_MS:
-            partition.silent_since_s = None
-        elif partition.silent_since_s is None:
-            partition.silent_since_s = clock.now_s()
-        else:
-            idle_ms = int((clock.now_s() - partition.silent_since_s) * 1000)
-            if not silent:  # what waits may only say again that they are idle: it counts up to when they last said so
-                idle_ms -= max(0, clock.now_ms() - min(keeper.idle_at_ms.values()))
-            return max(time_ms, min(time_ms + idle_ms, self._all_due_by(time_ms)))
-        return time_ms
 
     # The source -----------------------------------------------------------------------------------------------------
 
@@ -553,3 +539,24 @@ def _fields_of(declared: object) -> Any:
 
 def _next_offset(batch: QueuedBatch, message: Message) -> int:
     return batch.end if batch.rows is not None else (message.offset() or 0) + 1
+
+
+def _rested_ms(
+    keeper: TimeKeeper, partition: PartitionQueue, time_ms: int, due_by: Callable[[int], int], *, silent: bool
+) -> int:
+    """Return stream time behind `group_by`, which goes on with the clock while all source partitions are idle.
+
+    Args:
+        due_by: a time -> when all that is due, if it were that time, is due.
+        silent: nothing waits in the partition.
+    """
+    if len(keeper.idle_at_ms) < max(1, keeper.of) or time_ms == NEVER_MS:
+        partition.silent_since_s = None
+    elif partition.silent_since_s is None:
+        partition.silent_since_s = clock.now_s()
+    else:
+        idle_ms = int((clock.now_s() - partition.silent_since_s) * 1000)
+        if not silent:  # what waits may only say again that they are idle: it counts up to when they last said so
+            idle_ms -= max(0, clock.now_ms() - min(keeper.idle_at_ms.values()))
+        return max(time_ms, min(time_ms + idle_ms, due_by(time_ms)))
+    return time_ms

@@ -16,6 +16,7 @@ def command_reference() -> str:
 def _of(command: click.Command, name: str, parent: click.Context | None, level: int) -> list[str]:
     given = {**command.context_settings, "max_content_width": _WIDTH, "terminal_width": _WIDTH}
     context = click.Context(command, info_name=name, parent=parent, **given)
+    command._help_option = None  # click keeps that of its first context: of a command that was called alone, say
     parts = [f"{'#' * (level + 1)} {context.command_path}\n\n```text\n{command.get_help(context)}\n```"]
     if isinstance(command, click.Group):
         for each in command.list_commands(context):
