@@ -162,7 +162,8 @@ class WithColumns(Operator):
 
 
 def _refuse_unfinished(of: object, operator: str, *, generator_hint: str = "") -> None:
-    """Refuse functions that return a coroutine or a generator instead of a result: each of them is true.
+    """Refuse functions that return a coroutine or a generator instead of a result: it would be taken for an element, or
+    for true.
 
     Args:
         generator_hint: what to do instead of a generator; empty if generators are allowed.

@@ -57,8 +57,8 @@ class WatermarkedPartials(Partials):
         """Note that partial results may have been added to `states`.
 
         Args:
-            added: how many. None: they are counted, once, although their number is looked at with each output: there
-                may be as many panes as records.
+            added: how many. None: that is not known, so the next look at `count` counts all of them, and only that one:
+                there is a look with each output, and there may be as many panes as records.
         """
         self._count = None if added is None or self._count is None else self._count + added
 

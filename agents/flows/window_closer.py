@@ -114,7 +114,10 @@ class WindowCloser:
 
     @property
     def tells(self) -> bool:
-        """Whether closed windows are sent. If they are not, it does not matter when in an epoch they close."""
+        """True if somebody gets the windows that close: a function of the program, or another table.
+
+        Where nobody does, it does not matter when in an epoch they close.
+        """
         return bool(self._finals)
 
     def _first_updates_s(self) -> float:
@@ -147,7 +150,7 @@ class WindowCloser:
         self._woke.add(self._stream.queue.at(at))
 
     async def told_again(self, batch: QueuedBatch) -> bool:
-        """Send the windows again whose records are of the retry topic of windows; return False if the batch is not."""
+        """Send the windows of a batch of the retry topic of windows again; return False if it is of another topic."""
         if batch.at.topic != self._retry_topic:
             return False
         for message in batch.messages:
@@ -193,7 +196,7 @@ class WindowCloser:
             stream.context.savepoint(stream)  # what the record does is kept, whatever becomes of windows behind it
         began_s, epoch = clock.now_s(), stream.context.epoch
         step_s = self._pace.step_s(epoch.number, epoch.commit_s)
-        if not step_s and not epoch.dirty:  # nothing was sent for them, or they are being sorted: no next epoch comes
+        if not step_s and not epoch.dirty:  # closed windows without outputs, or being sorted: no next epoch comes
             step_s = STEP_S
         self._left, self._until_s = _CHUNK if step_s else 0, began_s + step_s
         for partition in list(self._held):
