@@ -59,7 +59,7 @@ def partial_records(
     places = np.array(HashPartitioner(partitions).partitions_of(some_keys))
     order = np.argsort(places, kind="stable")
     key_sizes, value_sizes = _sizes(some_keys)[order], _sizes(some_values)[order]
-    ends_bytes = np.cumsum(key_sizes + value_sizes + _ROW_BYTES)
+    ends_bytes = _ends(key_sizes + value_sizes + _ROW_BYTES)
     most_bytes = min(_BATCH_BYTES, runtime.max_record_bytes // 2)
     made: list[Output] = []
     for partition, (first, last) in enumerate(pairwise(np.searchsorted(places[order], range(partitions + 1)).tolist())):
@@ -90,10 +90,9 @@ def _parts(begin: int, end: int, ends_bytes: numpy.ndarray, most_bytes: int) -> 
 
     Args:
         begin, end: the numbers of the first one, and of the one behind the last.
-        ends_bytes: how many bytes all partial results take, up to each one.
+        ends_bytes: 0, and how many bytes all partial results take, up to each one.
     """
-    count = end - begin
-    size_bytes = 0 if not count else int(ends_bytes[end - 1]) - (int(ends_bytes[begin - 1]) if begin else 0)
+    count, size_bytes = end - begin, int(ends_bytes[end] - ends_bytes[begin])
     if count < LEAST_ROWS or (count <= MAX_ROWS and size_bytes <= most_bytes):
         if count:
             yield begin, end
@@ -109,13 +108,18 @@ def _sizes(items: list[bytes]) -> numpy.ndarray:
     return np.fromiter(map(len, items), np.int64, len(items))
 
 
+def _ends(sizes: numpy.ndarray) -> numpy.ndarray:
+    """Return 0, and the sum of the sizes up to each one."""
+    import numpy as np
+
+    ends = np.zeros(len(sizes) + 1, np.int64)
+    np.cumsum(sizes, out=ends[1:])
+    return ends
+
+
 def _binary(items: list[bytes], sizes: numpy.ndarray) -> pyarrow.Array:
     """Return an Arrow array of bytes, given how many each has; `pyarrow.array` takes longer (see also
     `topics.arrow_numpy`)."""
-    import numpy as np
-
     pa: Any = arrow()
-    ends = np.zeros(len(items) + 1, np.int32)
-    np.cumsum(sizes, out=ends[1:])
-    buffers = [None, pa.py_buffer(ends), pa.py_buffer(b"".join(items))]
+    buffers = [None, pa.py_buffer(_ends(sizes).astype("int32")), pa.py_buffer(b"".join(items))]
     return pa.Array.from_buffers(pa.binary(), len(items), buffers)
