@@ -166,7 +166,7 @@ class WindowedFlow:
                 topic.get_topic_name(),
                 self._late_topic(),
                 self.timing,
-                "" if self.upstream is None else self.upstream.closes_in,
+                topic.get_topic_name() if self.upstream is None else self.upstream.closes_in,
             ),
             partitions=options.get("partitions"),
             value_type=value_type,

@@ -90,8 +90,8 @@ class WindowRepartition:
         return partial_records(topic, *encoded, timestamp_ms)
 
     def _counts(self) -> tuple[int, int]:
-        known, spec = runtime_of(cast("App", self.topic.app)).engine.rebalance.partition_counts, self.table.spec
-        return known.get(self._name) or self.table.changelog_partitions, known[spec.channels_of or spec.source]
+        known = runtime_of(cast("App", self.topic.app)).engine.rebalance.partition_counts
+        return known.get(self._name) or self.table.changelog_partitions, known[self.table.spec.channels_of]
 
 
 class ToldTimes:

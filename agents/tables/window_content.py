@@ -42,8 +42,8 @@ class WindowSpec:
         source: name of the topic whose records have the event time.
         late_topic: name of the topic for late records; None if they are only counted.
         timing: what the time of a record is.
-        channels_of: name of the topic whose partitions have the stream times that the watermark is the least of; empty
-            if it is `source`.
+        channels_of: name of the topic whose partitions have the stream times that the watermark is the least of: that
+            is `source`, or the topic of the agent that closes the windows which this table is made of.
         chained: tables that are filled from the closed windows of this one.
         closes: whether windows close at all; of a windowed table without `expires` they do not.
         is_input: returns whether the program still has an agent, which reads a topic; see `WindowContent.inputs`.

@@ -107,7 +107,7 @@ def operator_times(runtime: Runtime) -> Iterator[OperatorTime]:
                 partition,
                 content.watermark_ms,
                 [TopicPartition(topic, partition) for topic in sorted(content.waits_for)]
-                or _waits_for(keeper, table.spec.channels_of or table.spec.source),
+                or _waits_for(keeper, table.spec.channels_of),
                 keeper.moved_at_ms or None,
                 len(content.open),
                 None if next_ms is None else next_ms + 1,
