@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 import msgspec
 from mode.utils.futures import maybe_async
 
-from ..topics.dead_letter import OPERATOR_HEADER, Origin, read_retry
+from ..topics.dead_letter import Origin, operator_of, read_retry
 from ..topics.errors import BadRecord, described
 from ..topics.headers import headers_of
 from ..topics.topic_partition import TopicPartition
@@ -159,7 +159,7 @@ def _retold(message: Message, tables: Iterable[AgentWindowTable[Any]]) -> _Retol
         BadRecord: it cannot be read, or the program has no such window any more.
     """
     headers, origin = read_retry(headers_of(message))
-    name = (dict(headers).get(OPERATOR_HEADER) or b"").decode(errors="replace")
+    name = operator_of(headers)
     table = next((table for table in tables if table.name == name and table.on_close is not None), None)
     if table is None:
         raise BadRecord(f"a window of table {name!r} cannot be told again: the program has no on_window_close for it")

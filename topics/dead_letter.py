@@ -43,6 +43,7 @@ __all__ = [
     "dead_letter",
     "dead_letter_topic",
     "fired_retry_topics",
+    "operator_of",
     "own_retry_topics",
     "read_headers",
     "read_retry",
@@ -174,6 +175,11 @@ def read_retry(headers: Iterable[tuple[str, bytes | None]] | None) -> tuple[Head
         else:
             own.append((name, value))
     return own, origin
+
+
+def operator_of(headers: Iterable[tuple[str, bytes | None]]) -> str:
+    """Return the table of a window that is re-published; empty if no header names one."""
+    return (dict(headers).get(OPERATOR_HEADER) or b"").decode(errors="replace")
 
 
 def read_headers(headers: Iterable[tuple[str, bytes | None]] | None) -> tuple[Headers, dict[str, str]]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import msgspec
 
-from ...topics.dead_letter import OPERATOR_HEADER, Origin, read_retry
+from ...topics.dead_letter import Origin, operator_of, read_retry
 from ...topics.equality import identical
 from ...topics.errors import BadRecord, described
 from ...topics.headers import headers_of
@@ -72,7 +72,7 @@ def retold(table: WindowTable, message: Message) -> Retold:
         BadRecord: it cannot be read, or is of another table.
     """
     headers, origin = read_retry(headers_of(message))
-    name = (dict(headers).get(OPERATOR_HEADER) or b"").decode(errors="replace")
+    name = operator_of(headers)
     if name != table.name:
         raise BadRecord(f"a window of table {name!r} cannot be sent again: the flow fills table {table.name!r} now")
     try:
