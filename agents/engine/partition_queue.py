@@ -46,6 +46,12 @@ class QueuedBatch(NamedTuple):
         """The rows of a packed batch; None for plain records."""
         return self.messages if type(self.messages) is Rows else None
 
+    def cut(self, count: int) -> tuple[QueuedBatch, QueuedBatch]:
+        """Return the first `count` records, and the others, of which there is at least one."""
+        rest = self.messages[count:]
+        head = QueuedBatch(self.at, self.messages[:count], rest[0].offset())
+        return head, QueuedBatch(self.at, rest, self.end)
+
 
 class PartitionQueue:
     """One partition in the record queue of one stream. It is forgotten as a whole when the partition is lost.
@@ -156,10 +162,7 @@ class PartitionQueue:
                 if place in self.poisoned or place in self.retries.at_s:
                     count = i or 1  # first the records before it, then this record alone
                     break
-        if count == len(batch.messages):
-            return batch, None
-        head, rest = batch.messages[:count], batch.messages[count:]
-        return QueuedBatch(batch.at, head, rest[0].offset()), QueuedBatch(batch.at, rest, batch.end)
+        return (batch, None) if count == len(batch.messages) else batch.cut(count)
 
     def retry_due_s(self, batch: QueuedBatch) -> float | None:
         """Return when the first message may be retried: the latest time of its rows. None if it does not wait."""

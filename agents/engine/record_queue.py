@@ -14,7 +14,6 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby
-from typing import cast
 
 from ...topics.packed import Package, Row, Rows
 from ...topics.topic_partition import TopicPartition
@@ -212,13 +211,13 @@ class RecordQueue:
             seen = batch.rows.until(message)
         else:
             seen = next((i for i, each in enumerate(batch.messages, 1) if each is message), len(batch.messages))
-        rest = batch.messages[seen:]
-        if rest:
+        if seen < len(batch.messages):
+            head, rest = batch.cut(seen)
             if batch.rows is None:
                 del batch.messages[seen:]
-            self._put_back(partition, QueuedBatch(batch.at, rest, batch.end))
-            self._taken = partition, QueuedBatch(batch.at, batch.messages[:seen], rest[0].offset())
-            self.waiting += len(rest)
+            self._put_back(partition, rest)
+            self._taken = partition, head
+            self.waiting += len(rest.messages)
 
     def give_back(self, at: TopicPartition, messages: Sequence[Message]) -> None:
         """Put records that were held back into the queue again, before all others of their partition."""
@@ -229,7 +228,7 @@ class RecordQueue:
             partition.retries.until_s = None
             self._queue_again(partition)
         for package, group in reversed([(key, list(run)) for key, run in groupby(messages, _package_of)]):
-            batch = group if package is None else _rows(package, cast("list[Row]", group))
+            batch = group if package is None else _rows(package, group)
             self._put_back(partition, QueuedBatch(at, batch, partition.offset))
             self.waiting += len(group)
             partition.offset = group[0].offset()
