@@ -97,7 +97,7 @@ class Stream(faust.Stream[V_co]):
         self.runner: Runner | None = None
         self.wakeup: asyncio.Future[None] | None = None
         self.timer: asyncio.TimerHandle | None = None
-        self.takes_control = self.tells_finals = False
+        self.takes_control = False
         self.max_ahead_ms: int | None = None
         self.message: Message | None = None  # the record that the agent processes
         self.windows: AgentWindows | None = None  # of an app with windowed tables

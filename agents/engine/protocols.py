@@ -256,7 +256,6 @@ class RecordFeed(Protocol):
         wakeup: the future that it awaits while it is parked.
         timer: resumes it after the timeout of a park.
         takes_control: whether its agent receives control records of topics in which they count.
-        tells_finals: whether its agent sends closed windows of a flow.
         grouped: whether its agent receives several records at a time.
         by_batch: whether these are batches, of records that arrived together.
         in_hand: whether its agent works on a value that is not a record of a topic.
@@ -271,7 +270,6 @@ class RecordFeed(Protocol):
     wakeup: asyncio.Future[None] | None
     timer: asyncio.TimerHandle | None
     takes_control: bool
-    tells_finals: bool
     grouped: bool
     by_batch: bool
     in_hand: bool

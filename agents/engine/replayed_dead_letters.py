@@ -92,7 +92,8 @@ class RetryTopics:
             if stream.clock is not None:  # behind `group_by`, that is another topic than the agent's
                 found[self.of_fired(stream.name, "timers")] = stream.name, stream.topic.topics[0]
             tells = stream.windows is not None and stream.windows.tells and not stream.grouped
-            if tells or stream.tells_finals:
+            filled = _filled_by(self._host, stream.name)
+            if tells or (filled is not None and filled.is_sent):
                 found[self.of_fired(stream.name, "windows")] = stream.name, stream.topic.topics[0]
         declared = {name for topic in self._host.topics for name in topic.topics}
         return {name: of for name, of in found.items() if name not in declared}
@@ -191,9 +192,14 @@ def _fires(host: Host, agent: str, kind: str) -> bool:
     """Return whether an agent may fire something of a kind, as far as the program declares it."""
     if kind == "timers":
         return host.agents[agent].timers is not None
-    tables = [table for table in host.tables if isinstance(table, WindowTable)]
-    for table in tables:
-        if table.name == agent and not isinstance(table, AgentWindowTable):
-            return table.is_sent  # the agent of a flow, which fills it
+    filled = _filled_by(host, agent)
+    if filled is not None:
+        return filled.is_sent
     # Any other agent may write to the tables that agents write, and closes their windows then.
-    return any(isinstance(table, AgentWindowTable) and table.on_close is not None for table in tables)
+    return any(isinstance(table, AgentWindowTable) and table.on_close is not None for table in host.tables)
+
+
+def _filled_by(host: Host, agent: str) -> WindowTable | None:
+    """Return the table of windows that the agent of a flow fills; None for any other agent."""
+    of_flows = (t for t in host.tables if isinstance(t, WindowTable) and not isinstance(t, AgentWindowTable))
+    return next((table for table in of_flows if table.name == agent), None)

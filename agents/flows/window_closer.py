@@ -110,7 +110,6 @@ class WindowCloser:
         self._pace = ClosingPace()
         self._next_updates_s, self._more_updates = self._first_updates_s(), False
         self._retry_topic = stream.context.retries.of_fired(stream.name, KIND)
-        stream.tells_finals = bool(listeners.finals)
 
     @property
     def tells(self) -> bool:
