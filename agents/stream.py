@@ -242,7 +242,7 @@ class Stream(faust.Stream[V_co]):
         except Skip:
             self._processed_of = None
             return SKIPPED
-        except Exception:
+        except Exception:  # by a processor; after a cancellation it is not known how far they have come
             self._processed_of = None
             raise
         self._processed_of, self._processed_value = message, value
