@@ -169,8 +169,9 @@ class Stream(faust.Stream[V_co]):
         return loop
 
     def turn_to(self, loop: Reading) -> None:
-        """Let the agent leave the loop that it is in, which may be in the middle of a batch: what it has taken and not
-        seen is for the next loop."""
+        """Make `loop` the one that the agent is in. Another one is left, perhaps in the middle of a batch: what the
+        agent has taken there and not seen is for this loop. Loops call it before each batch, because the agent may be
+        back from one inside of them."""
         left, self.reading = self.reading, loop
         self.grouped, self.by_batch = loop.grouped, loop.by_batch
         if left is not None and left is not loop:
@@ -180,8 +181,7 @@ class Stream(faust.Stream[V_co]):
         loop = await self.begin()
         decode, windows = self.topic.decode_value, self.windows
         while True:
-            if self.reading is not loop:  # back from one inside of this one
-                self.turn_to(loop)
+            self.turn_to(loop)
             batch = await self.next_batch(None if windows is None else windows.wait_s())
             if windows is not None and not batch.messages:
                 await windows.rest()
@@ -242,7 +242,7 @@ class Stream(faust.Stream[V_co]):
         except Skip:
             self._processed_of = None
             return SKIPPED
-        except Exception:
+        except Exception:  # by a processor; after a cancellation it is not known how far they have come
             self._processed_of = None
             raise
         self._processed_of, self._processed_value = message, value
@@ -276,8 +276,7 @@ class Stream(faust.Stream[V_co]):
             raise _single_values(self)
         loop = await self.begin(grouped=True, by_batch=True)
         while True:
-            if self.reading is not loop:
-                self.turn_to(loop)
+            self.turn_to(loop)
             batch = await self.next_batch(wait_s() if wait_s else None)
             made = make(self, batch)
             if made:
@@ -510,8 +509,7 @@ async def _groups(stream: Stream[Any], max_: int, within: Seconds | None) -> Asy
     loop = await stream.begin(grouped=True)
     held = loop.held = TakeBuffer(stream.queue, max_, want_seconds(within) if within else None, clock.now_s)
     while True:
-        if stream.reading is not loop:
-            stream.turn_to(loop)
+        stream.turn_to(loop)
         batch = await stream.next_batch(held.wait_s)
         held.drop_revoked()
         async for message, value in stream.processed(batch):

@@ -181,11 +181,10 @@ def existing_retry_topics(host: Host, existing: Iterable[str]) -> list[str]:
 
 def _unread(host: Host) -> set[str]:
     """Return the retry topics of what agents have fired of a kind that they do not fire any more."""
-    app, agents = host.conf.id, host.agents
-    read = {retry_topic(app, name, topic) for name, agent in agents.items() for topic in (None, *topics_read(agent))}
-    fired = [(name, kind) for name in agents for kind in FIRED]
+    fired = [(name, kind) for name in host.agents for kind in FIRED]
+    read = {topic for name in host.agents for topic in _names_of(host, name)}
     read |= {_of_fired(host, name, kind) for name, kind in fired if _fires(host, name, kind)}
-    return {topic for name, kind in fired for topic in fired_retry_topics(app, name, kind)} - read
+    return {topic for name, kind in fired for topic in fired_retry_topics(host.conf.id, name, kind)} - read
 
 
 def _fires(host: Host, agent: str, kind: str) -> bool:

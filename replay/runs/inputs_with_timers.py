@@ -54,12 +54,12 @@ def refuse_timers(app: App, inputs: Collection[str], *, into_live: bool = False)
 
 
 class TimersLeft(NamedTuple):
-    """What is known of timers after a bounded run.
+    """How many timers have not fired in a bounded run, and why another run may give others.
 
     Attributes:
         unfired: agent -> number of its timers that have not fired: timers have set them behind the end.
-        reasons: why what timers have seen may depend on the order of arrival: those behind `group_by` of several
-            partitions.
+        reasons: a sentence for each agent whose timers may see other records if these arrive in another order: they are
+            behind `group_by` of several partitions.
     """
 
     unfired: dict[str, int]
@@ -67,12 +67,12 @@ class TimersLeft(NamedTuple):
 
 
 def timers_left(cluster: Cluster, app: App) -> TimersLeft:
-    """Read what the timers of an app have left in their tables (blocking)."""
+    """Return what the tables of an app's timers say after a bounded run (blocking)."""
     found = TimersLeft({}, [])
     for agent, timers in sorted(_timers(app).items()):
-        reader = TableReader(cluster, timers.table)
-        found.unfired[agent] = sum(reader.counts())
-        times = (source_times(rows[STREAM_TIME]) for rows in reader.read_raw() if STREAM_TIME in rows)
+        partitions = TableReader(cluster, timers.table).read_raw()
+        found.unfired[agent] = sum(len(timers.table.content(rows)) for rows in partitions)
+        times = (source_times(rows[STREAM_TIME]) for rows in partitions if STREAM_TIME in rows)
         if any(each is not None and each.keeper.of > 1 for each in times):
             found.reasons.append(
                 f"agent {agent} has timers behind group_by of several partitions: one may be read far ahead of the "
