@@ -53,9 +53,9 @@ def add(views: Any, view: Any, made: Any) -> None:
     views[view.page] += view.n
 
 
-def send(world: World, *times: Any, page: str = "a", **fields: Any) -> None:
+def send(world: World, *times: Any, page: str = "a", topic: str = "views", **fields: Any) -> None:
     for at in times:
-        world.send("views", {"page": page, "at": at, **fields}, key=page)
+        world.send(topic, {"page": page, "at": at, **fields}, key=page)
         world.settle()
 
 

@@ -35,8 +35,7 @@ def test_an_agent_may_read_several_topics_each_of_which_has_its_time() -> None:
 
     with World(make) as world:
         for topic, at in (("views", 1), ("clicks", 2), ("views", 12), ("views", 3), ("clicks", 4), ("clicks", 11)):
-            world.send(topic, {"page": "a", "at": at}, key="a")
-            world.settle()
+            send(world, at, topic=topic)
         assert [late["at"] for late in world.topic("views.late").values] == [3]
         assert world.topic("out").values == [[0, 3]]
 
@@ -84,8 +83,7 @@ def test_an_agent_that_first_writes_behind_the_windows_of_another_one_is_late_an
 
     with World(make) as world:
         for topic, at in (("views", 1), ("views", 25), ("clicks", 2), ("clicks", 21), ("views", 41), ("clicks", 22)):
-            world.send(topic, {"page": "a", "at": at}, key="a")
-            world.settle()
+            send(world, at, topic=topic)
         (late,) = world.topic("clicks.late").records
         assert late.value["at"] == 2
         assert dict(late.headers)["anabranch-reason"] == b"closed"
@@ -340,9 +338,7 @@ def test_two_agents_that_write_one_table_close_its_windows_at_the_time_of_the_la
         world.worker().start()
         send(world, 32)
         assert not world.topic("out").values
-        for at in (3, 11):
-            world.send("more", {"page": "a", "at": at}, key="a")
-            world.settle()
+        send(world, 3, 11, topic="more")
         assert world.topic("out").values == [["a", [0, 10], 4]]
 
 

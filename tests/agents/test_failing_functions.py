@@ -20,7 +20,7 @@ AT = 3
 
 
 def stops(value: Any) -> Any:
-    """As `next(each for each in [value] if each != AT)`."""
+    """Return the value; raise StopIteration for `AT`, as `next(each for each in [value] if each != AT)` does."""
     if value == AT:
         raise StopIteration
     return value
@@ -52,7 +52,7 @@ FLOWS: dict[str, Callable[[Topic], Any]] = {
 
 
 def counted(flow: Callable[[Topic], Any], **topic: Any) -> tuple[int, list[Any]]:
-    """The number of records in the table, and the values of dead letters."""
+    """Return the number of records in the table of a flow, and the values of dead letters."""
     app = App("stops")
     numbers = app.topic("numbers", key_type=str, partitions=1, **topic)
     flow(numbers).aggregate("counts", n=Count())

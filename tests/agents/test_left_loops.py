@@ -107,10 +107,15 @@ LOOPS = [
 ]
 
 
-def app_of(loop: Callable[[Any], Values], kind: str) -> App:
+def declared(*, partitions: int = 2, **table: Any) -> tuple[App, Any, Any]:
+    """Return an app, its topic `numbers`, and its table `seen`, which counts how often a number was seen."""
     app = App("loops")
-    numbers = app.topic("numbers", key_type=str, value_type=int, partitions=2)
-    seen = app.Table("seen", default=int, local=True)
+    numbers = app.topic("numbers", key_type=str, value_type=int, partitions=partitions)
+    return app, numbers, app.Table("seen", default=int, **table)
+
+
+def app_of(loop: Callable[[Any], Values], kind: str) -> App:
+    app, numbers, seen = declared(local=True)
     hours = app.Table("hours", default=int).tumbling(3600) if kind == "windows" else None
 
     @app.agent(numbers)
@@ -159,9 +164,7 @@ def test_records_that_come_one_by_one_are_seen_once_too(loop: Callable[[Any], Va
 
 
 def values_behind_groups() -> App:
-    app = App("loops")
-    numbers = app.topic("numbers", key_type=str, value_type=int, partitions=2)
-    seen = app.Table("seen", default=int, local=True)
+    app, numbers, seen = declared(local=True)
 
     @app.agent(numbers)
     async def see(stream: Any) -> None:
@@ -193,9 +196,7 @@ def test_a_packed_batch_that_was_left_is_committed_whole(tmp_path: Path) -> None
 
 
 def test_groups_are_there_after_a_timeout_around_their_loop() -> None:
-    app = App("loops")
-    numbers = app.topic("numbers", key_type=str, value_type=int, partitions=2)
-    seen = app.Table("seen", default=int, local=True)
+    app, numbers, seen = declared(local=True)
 
     @app.agent(numbers)
     async def see(stream: Any) -> None:
@@ -223,9 +224,7 @@ def test_groups_are_there_after_a_timeout_around_their_loop() -> None:
 
 
 def test_groups_are_there_after_the_retry_of_a_record_of_another_partition() -> None:
-    app = App("loops")
-    numbers = app.topic("numbers", key_type=str, value_type=int, partitions=2)
-    seen = app.Table("seen", default=int, local=True)
+    app, numbers, seen = declared(local=True)
 
     @app.agent(numbers, on_failure=Retry(times=2, first_s=5.0))
     async def see(stream: Any) -> None:
@@ -249,9 +248,7 @@ def test_groups_are_there_after_the_retry_of_a_record_of_another_partition() -> 
 
 
 def test_values_behind_batches_have_a_time_for_a_table_with_a_time_to_live() -> None:
-    app = App("loops")
-    numbers = app.topic("numbers", key_type=str, value_type=int, partitions=1)
-    seen = app.Table("seen", default=int, ttl=86_400)
+    app, numbers, seen = declared(partitions=1, ttl=86_400)
 
     @app.agent(numbers)
     async def see(stream: Any) -> None:
@@ -269,9 +266,8 @@ def test_values_behind_batches_have_a_time_for_a_table_with_a_time_to_live() -> 
 
 @pytest.mark.parametrize("kind", ["timers", "windows"])
 def test_what_a_timeout_around_the_loop_interrupts_between_two_records_is_begun_again(kind: str) -> None:
-    app, begin, calls = App("loops"), datetime(2026, 1, 1, tzinfo=UTC), list[int]()
-    numbers = app.topic("numbers", key_type=str, value_type=int, partitions=1)
-    seen = app.Table("seen", default=int)
+    app, numbers, seen = declared(partitions=1)
+    begin, calls = datetime(2026, 1, 1, tzinfo=UTC), list[int]()
 
     async def fired(*_: object) -> None:
         seen["begun"] += 1
@@ -309,9 +305,8 @@ def test_what_a_timeout_around_the_loop_interrupts_between_two_records_is_begun_
 
 
 def test_a_record_at_whose_processor_a_timeout_around_the_loop_ends_is_processed_again() -> None:
-    app, calls = App("loops"), list[int]()
-    numbers = app.topic("numbers", key_type=str, value_type=int, partitions=1)
-    seen = app.Table("seen", default=int)
+    app, numbers, seen = declared(partitions=1)
+    calls = list[int]()
 
     async def wanted(value: int) -> bool:
         calls.append(value)

@@ -14,10 +14,9 @@ from anabranch.agents.engine.settings import EngineSettings
 from anabranch.agents.flows.window_letters import is_whole, window_element
 from anabranch.agents.runtime import runtime_of
 from anabranch.replay.cli.dlq import show_republication
-from anabranch.replay.dead_letters.dead_letter_reader import DeadLetterFilter, DeadLetterRecord
-from anabranch.replay.dead_letters.republisher import Republisher
+from anabranch.replay.dead_letters.dead_letter_reader import DeadLetterRecord
 from anabranch.replay.testing.simulation import Simulation
-from replayed_letters import replay_letters
+from replayed_letters import replay_letters, replay_letters_and_kill_worker
 
 FAILS: set[int] = set()
 
@@ -171,16 +170,7 @@ def test_a_worker_that_is_killed_at_any_moment_sends_a_window_once(by_key: bool,
         with World(app_of(by_key, beside=True)) as world:
             sell(world, 1, 11, 12, 31, 32)
             fails.clear()
-            with world.environment.entered():
-                sent = Republisher(world.environment.kafka.cluster(), "sales.dlq").republish(DeadLetterFilter()).sent
-            assert sent == 2
-            world.worker().kill()
-            world.worker().start()
-            world.advance(f"{step}s")
-            world.worker().kill()
-            world.worker().start()
-            world.advance("10s")
-            world.settle()
+            assert replay_letters_and_kill_worker(world, "sales", after_s=step).sent == 2
             for topic in ("told", "finals"):
                 assert sorted(w["key"] for w in world.topic(topic).values if w["start"] == 10_000) == ["a", "b"]
 

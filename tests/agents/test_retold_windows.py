@@ -15,7 +15,7 @@ from anabranch.agents.window_teller import can_be_told_again
 from anabranch.replay.dead_letters.dead_letter_reader import DeadLetterFilter
 from anabranch.replay.dead_letters.republisher import Republication, Republisher
 from page_views import View
-from replayed_letters import replay_letters
+from replayed_letters import replay_letters, replay_letters_and_kill_worker
 
 
 class Seen(faust.Record):
@@ -150,16 +150,7 @@ def test_a_worker_that_is_killed_at_any_moment_tells_a_window_once(fails: set[in
         with World(lambda: app_of(commit_beside=True)) as world:
             send(world, 1, 11, 12, 31, 32)
             fails.clear()
-            with world.environment.entered():
-                sent = Republisher(world.environment.kafka.cluster(), "views.dlq").republish(DeadLetterFilter()).sent
-            assert sent == 2
-            world.worker().kill()
-            world.worker().start()
-            world.advance(f"{step}s")
-            world.worker().kill()
-            world.worker().start()
-            world.advance("10s")
-            world.settle()
+            assert replay_letters_and_kill_worker(world, "views", after_s=step).sent == 2
             assert sorted(page for page, start, _ in world.topic("out").values if start == 10) == ["a", "b"]
             assert world.table("told") == {"a": 3, "b": 3}
 

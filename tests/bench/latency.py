@@ -165,7 +165,7 @@ def _produce(cluster: Cluster, topic: str, rate: int, seconds: float) -> None:
                 producer.produce(topic, b"%d" % time.time_ns(), partition=sent % PARTITIONS)
                 sent += 1
         producer.poll(0)
-        time.sleep(_STEP_S)
+        time.sleep(_STEP_S)  # until some are due; without it, this loop takes a processor from the worker
     producer.flush(30)
 
 

@@ -127,14 +127,14 @@ def until(condition: Callable[[], bool], what: str, patience_s: float = 60.0) ->
     while not condition():
         if time.monotonic() > deadline:
             raise RuntimeError(f"not within {patience_s:.0f} s: {what}")
-        time.sleep(0.05)
+        time.sleep(0.05)  # between two looks
 
 
 def restart(cluster: Cluster, folder: Path, keys: int) -> Iterator[str]:
     """A worker is killed and started again."""
     for store, count in (("rocksdb://", keys), ("memory://", keys // 4)):  # what is in memory has to be read again
         with under_way(cluster, folder, count, store=store) as (traffic, group):
-            time.sleep(_SETTLE_S)
+            time.sleep(_SETTLE_S)  # steady work first, with results of all partitions
             group.kill("a")
             sent = traffic.sent
             began_s = group.start("a")
@@ -152,7 +152,7 @@ def take_over(cluster: Cluster, folder: Path, keys: int) -> Iterator[str]:
             group.ready("b")
             log = folder / traffic.topic / "a.log"
             until(lambda log=log, least=copies: log.read_text().count(_COPIES) >= least, "copies are kept")
-            time.sleep(_SETTLE_S)
+            time.sleep(_SETTLE_S)  # the rebalance is over, and copies have read what is in the changelog
             group.kill("b")
             sent, killed_s = traffic.sent, time.monotonic()
             rest_s = traffic.first_after(sent, set(traffic.seen)) - killed_s - SESSION_S
@@ -164,7 +164,7 @@ def rebalance(cluster: Cluster, folder: Path, keys: int) -> Iterator[str]:
     """A worker joins, and leaves in order."""
     for protocol in ("classic", "consumer"):
         with under_way(cluster, folder, keys // 10, protocol=protocol) as (traffic, group):
-            time.sleep(_SETTLE_S)
+            time.sleep(_SETTLE_S)  # steady work first: the pauses of a start are not those of a rebalance
             pauses: dict[str, tuple[float, float]] = {}
             for what in ("joins", "leaves"):
                 began_s = time.monotonic()
@@ -173,7 +173,7 @@ def rebalance(cluster: Cluster, folder: Path, keys: int) -> Iterator[str]:
                     group.ready("b")
                 else:
                     group.leave("b")
-                time.sleep(_AFTER_S)
+                time.sleep(_AFTER_S)  # the time that is looked at: a rebalance goes on after who joins is ready
                 pauses[what] = traffic.pauses_s(began_s, time.monotonic())
         for what, (of_all_s, of_one_s) in pauses.items():
             text = f"a worker {what} under load, {protocol}: nobody commits for less than 1 s"

@@ -75,7 +75,7 @@ class Traffic:
                         found[p] = at_s
             if time.monotonic() > deadline:
                 raise RuntimeError(f"no results of partitions {sorted(wanted - found.keys())}")
-            time.sleep(0.001)
+            time.sleep(0.001)  # between two looks
         return max(found.values()) if partitions is not None else min(found.values())
 
     def pauses_s(self, since_s: float, until_s: float) -> tuple[float, float]:
@@ -103,7 +103,7 @@ class Traffic:
                 self.sent += 1
                 self._send(f"user-{rng.randrange(self._keys)}", 1, self.sent)
             self._producer.poll(0)
-            time.sleep(_STEP_S)
+            time.sleep(_STEP_S)  # until some are due; without it, this loop takes a processor from the workers
         self._producer.flush(30)
 
     def _watch(self) -> None:

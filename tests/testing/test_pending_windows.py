@@ -44,9 +44,9 @@ def sums(app: anabranch.App, *, by_key: bool = False, function: Any = None, told
     return made
 
 
-def app_of_sums() -> anabranch.App:
+def app_of_sums(**options: Any) -> anabranch.App:
     app = anabranch.App("pending", topic_partitions=1, settings=PATIENT)
-    sums(app)
+    sums(app, **options)
     return app
 
 
@@ -95,13 +95,8 @@ def test_a_window_that_is_complete_closes_with_what_was_pending(applied: list[in
 
 @pytest.mark.parametrize("by_key", [False, True])
 def test_windows_of_which_nobody_is_told_close_with_the_epoch(applied: list[int], by_key: bool) -> None:
-    def app() -> anabranch.App:
-        app = anabranch.App("pending", topic_partitions=1, settings=PATIENT)
-        sums(app, by_key=by_key, told=False)
-        return app
-
     sales = [sale(number, number / 2) for number in range(127)]  # the second epoch begins in the middle of windows
-    with World(app) as world:
+    with World(lambda: app_of_sums(by_key=by_key, told=False)) as world:
         for part, epochs in ((sales[:64], 1), (sales[64:], 2)):
             send(world, part, batch=8)
             assert len(applied) == epochs

@@ -1,4 +1,4 @@
-"""Timers where records of several source partitions meet: behind `group_by`, and in an agent of several topics."""
+"""Timers where records of source partitions meet: behind `group_by`, of one partition and of several."""
 
 from __future__ import annotations
 
@@ -131,10 +131,10 @@ def test_group_by_keeps_the_header_with_which_a_dead_letter_says_where_it_comes_
 # Behind group_by: several source partitions -------------------------------------------------------------------------
 
 
-def reminding(*, idle_after: str | None = None, topics: tuple[str, ...] = ("orders",)) -> anabranch.App:
+def reminding(*, idle_after: str | None = None) -> anabranch.App:
     """Reminds of each order by a timer, and again every 20 s, three times: the order of records does not matter."""
     app = anabranch.App("reminding", topic_partitions=PARTITIONS)
-    orders = app.topic(*topics, time="at", time_unit="s", grace="2s", idle_after=idle_after, partitions=PARTITIONS)
+    orders = app.topic("orders", time="at", time_unit="s", grace="2s", idle_after=idle_after, partitions=PARTITIONS)
     told, reminded = app.topic("told"), app.Table("reminded", default=int)
 
     @app.agent(orders, name="watch")
@@ -190,26 +190,21 @@ def last_times() -> dict[int, int]:
     return last
 
 
-PROGRAM = """
+PROGRAM = f"""
 import sys
-sys.path.insert(0, {folder!r})
-from test_timers_behind_group_by import {name}
-app = {name}({arguments})
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+from test_timers_behind_group_by import reminding
+app = reminding()
 """
-
-
-def run(folder: Path, name: str, files: dict[str, list[dict[str, Any]]], arguments: str = "", **options: Any) -> Any:
-    source = folder / "program.py"
-    source.write_text(PROGRAM.format(folder=str(Path(__file__).parent), name=name, arguments=arguments))
-    for topic, lines in files.items():
-        (folder / f"{topic}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    with World(str(source)) as world:
-        return world.run({topic: folder / f"{topic}.jsonl" for topic in files}, **options)
 
 
 @pytest.mark.parametrize("pack", [None, "lz4"])
 def test_the_end_of_the_input_passes_through_group_by_and_all_timers_fire(tmp_path: Path, pack: Any) -> None:
-    result = run(tmp_path, "reminding", {"orders": records()}, key="shop", pack=pack, workers=1 if pack else 2)
+    program, orders = tmp_path / "program.py", tmp_path / "orders.jsonl"
+    program.write_text(PROGRAM)
+    orders.write_text("".join(json.dumps(order) + "\n" for order in records()))
+    with World(str(program)) as world:
+        result = world.run({"orders": orders}, key="shop", pack=pack, workers=1 if pack else 2)
     # What timers set at the end fires only if it is due by the last stream time of any partition.
     assert sorted(result.topics["told"].values) == reminders(max(last_times().values()) - 2, ended=True)
     assert all(row["late"] for row in result.tables["watch-timers"].values())
@@ -316,7 +311,7 @@ def test_the_verification_of_a_run_names_timers_behind_group_by_of_several_parti
     def reasons(make: Callable[[], anabranch.App]) -> list[str]:
         with World(make) as world:
             for order in records()[:9]:
-                world.send("orders", {**order, "paid": False, "at": order["at"]}, key=order["user"])
+                world.send("orders", {**order, "paid": False}, key=order["user"])
             world.settle()
             with world.environment.entered():
                 left = timers_left(world.environment.kafka.cluster(), make())

@@ -127,4 +127,4 @@ def _end_session(session: int) -> None:
                 continue
         if time.monotonic() > deadline:
             sign = signal.SIGKILL
-        time.sleep(0.05)
+        time.sleep(0.05)  # they need a moment to end
