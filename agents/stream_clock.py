@@ -22,7 +22,7 @@ Invariants.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast
 
 from ..topics import clock
@@ -119,10 +119,11 @@ class StreamClock:
         self._group = runtime.conf.id
         self._max_jump_ms = timing.max_jump_ms
         idle_ms = None if runtime.run_id else timing.idle_after_ms
-        self._idleness = None if idle_ms is None else Idleness(idle_ms)
+        self._is_behind_source = is_behind_source(stream)
+        # Behind `group_by`, the stream in front of it has waited so long before it says that a partition is idle.
+        self._idleness = None if idle_ms is None else Idleness(0 if self._is_behind_source else idle_ms)
         self._read = timing.time.reader(_fields_of(topic.declared))
         self._is_left = False  # something is due that has not fired, because a commit was
-        self._is_behind_source = is_behind_source(stream)
 
     def _wait_s(self) -> float | None:
         """Return the seconds until the next look, if no record comes."""
@@ -239,7 +240,10 @@ class StreamClock:
             if self._idleness is not None and time_ms != END_MS:
                 silent = stream.context.is_silent(stream, at)
                 if self._is_behind_source:
-                    time_ms = _rested_ms(self._sources(at).keeper, partition, time_ms, self._all_due_by, silent=silent)
+                    keeper = self._sources(at).keeper
+                    idle_ms = _idle_ms(keeper, self._idleness, partition, silent=silent)
+                    if idle_ms is not None:
+                        time_ms = max(time_ms, min(time_ms + idle_ms, self._all_due_by(time_ms)))
                 elif (idle_ms := self._idleness.idle_ms(partition, clock.now_s(), silent=silent)) is not None:
                     channel.rest(idle_ms, self._all_due_by)
                     partition.channel_state = channel.state
@@ -541,22 +545,15 @@ def _next_offset(batch: QueuedBatch, message: Message) -> int:
     return batch.end if batch.rows is not None else (message.offset() or 0) + 1
 
 
-def _rested_ms(
-    keeper: TimeKeeper, partition: PartitionQueue, time_ms: int, due_by: Callable[[int], int], *, silent: bool
-) -> int:
-    """Return stream time behind `group_by`, which goes on with the clock while all source partitions are idle.
+def _idle_ms(keeper: TimeKeeper, idleness: Idleness, partition: PartitionQueue, *, silent: bool) -> int | None:
+    """Return for how many milliseconds all source partitions behind `group_by` have been idle; None if they are not.
 
     Args:
-        due_by: a time -> when all that is due, if it were that time, is due.
         silent: nothing waits in the partition.
     """
-    if len(keeper.idle_at_ms) < max(1, keeper.of) or time_ms == NEVER_MS:
-        partition.silent_since_s = None
-    elif partition.silent_since_s is None:
-        partition.silent_since_s = clock.now_s()
-    else:
-        idle_ms = int((clock.now_s() - partition.silent_since_s) * 1000)
-        if not silent:  # what waits may only say again that they are idle: it counts up to when they last said so
-            idle_ms -= max(0, clock.now_ms() - min(keeper.idle_at_ms.values()))
-        return max(time_ms, min(time_ms + idle_ms, due_by(time_ms)))
-    return time_ms
+    all_idle = keeper.time_ms != NEVER_MS and len(keeper.idle_at_ms) >= max(1, keeper.of)
+    idle_ms = idleness.idle_ms(partition, clock.now_s(), silent=all_idle)
+    if idle_ms is None or silent:
+        return idle_ms
+    # What waits may only say again that they are idle: it counts up to when they last said so.
+    return idle_ms - max(0, clock.now_ms() - min(keeper.idle_at_ms.values()))
