@@ -527,7 +527,7 @@ def refuse_waiting(stream: Stream, call: str) -> None:
     Raises:
         Usage: something waits for event time in the stream.
     """
-    if clock_of(stream) is not None:
+    if is_waited_in(stream):
         raise Usage(
             f"agent {stream.name}: {call} of an agent with timers, which fire between two records",
             hint="iterate the stream itself",
