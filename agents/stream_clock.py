@@ -222,8 +222,7 @@ class StreamClock:
         if not own:
             return True
         channel = Channel(self._max_jump_ms, stream.queue.at(at).channel_state)
-        if time_ms is not None or self._is_behind_source:
-            self._advance(at, channel, message, time_ms or 0)
+        self._advance(at, channel, message, time_ms)
         return await self._pass(channel, at, batch, message, None, closes=closes)
 
     async def _look(self) -> None:
@@ -292,8 +291,7 @@ class StreamClock:
     def _has_time(self, at: TopicPartition, channel: Channel, message: Message, value: Any) -> bool:
         """Let a record move time; return False if it has none, and has gone to the failure policy."""
         if message.value() is None:
-            if self._is_behind_source:
-                self._advance(at, channel, message, 0)
+            self._advance(at, channel, message, None)
             return True
         try:
             time_ms = self._read(value, message)
@@ -306,13 +304,16 @@ class StreamClock:
         self._advance(at, channel, message, time_ms)
         return True
 
-    def _advance(self, at: TopicPartition, channel: Channel, message: Message, time_ms: int) -> None:
-        if not self._is_behind_source:
+    def _advance(self, at: TopicPartition, channel: Channel, message: Message, time_ms: int | None) -> None:
+        """Let a record move time by its own time, if it has one; behind `group_by` by what it says of its source."""
+        if self._is_behind_source:
+            heard = source_time(message)
+            if heard is not None:
+                sources = self._sources(at)
+                sources.keeper.hear_record(*heard)
+                sources.note(heard[2])
+        elif time_ms is not None:
             channel.advance(time_ms, message.timestamp()[1])
-        elif (heard := source_time(message)) is not None:
-            sources = self._sources(at)
-            sources.keeper.hear_record(*heard)
-            sources.note(heard[2])
 
     # Time -----------------------------------------------------------------------------------------------------------
 
