@@ -32,7 +32,7 @@ from ..topics.topic_partition import TopicPartition
 from .decoded_batches import SKIPPED, decoded
 from .engine.partition_queue import PartitionQueue, QueuedBatch
 from .engine.protocols import topics_read
-from .event_time.channel import END_MS, NEVER_MS, Channel, time_of
+from .event_time.channel import END_MS, NEVER_MS, Channel, least_time, time_of
 from .event_time.idleness import Idleness
 from .event_time.time_keeper import TimeKeeper, channel_name
 from .firings import Firing, fire
@@ -362,8 +362,7 @@ class StreamClock:
                 channels.append(Channel(None, other.channel_state))
             elif counts.get(topic, 0) > at.partition:
                 return NEVER_MS  # it is assigned in a moment
-        active = [one.time_ms for one in channels if one.rests_at_ms is None]
-        return min(active) if active else max(one.time_ms for one in channels)
+        return least_time(channels)
 
     def _hear(self, at: TopicPartition, control: ControlRecord) -> None:
         sources = self._sources(at)
