@@ -144,7 +144,8 @@ class AgentWindows(WindowWriter):
             self.forwarded = ForwardedTime(stream, behind.topic, times, self._closed_at)
             lengths = runtime.settings.max_ahead_windows
             bounds = [table.spec.max_ahead_ms(lengths) for table in tables if table.spec.closes]
-            bounds += [_AHEAD_MS + (timing.given_grace_ms or 0)] if TIMERS in times and lengths is not None else []
+            if TIMERS in times and lengths is not None:
+                bounds.append(_AHEAD_MS + (timing.given_grace_ms or 0))
             stream.max_ahead_ms = min((bound for bound in bounds if bound is not None), default=None)
         self._teller = WindowTeller(stream, tables)
         self._record: _Record | None = None
