@@ -339,12 +339,14 @@ class AgentWindows(WindowWriter):
     # The end of the input -------------------------------------------------------------------------------------------
 
     def _hear(self, at: TopicPartition, control: ControlRecord) -> None:
-        """Note the end of the input: of a topic's own partition, or of all that a repartition topic is made of."""
+        """Take a control record into account: a time of source partitions, or the end of the input, which is that of a
+        topic's own partition or of all that a repartition topic is made of."""
         partition = self.stream.queue.at(at)
         by: str = "" if control.kind == END_OF_INPUT else cast("dict[str, Any]", control.value).get("by", "")
         if by:
-            same = by == TIMERS.name and not cast("dict[str, Any]", control.value).get("idle")
-            self._hear_time(at, self._times.get(STREAM, by) if same else by, control)
+            if by == TIMERS.name and not cast("dict[str, Any]", control.value).get("idle"):
+                by = self._times.get(STREAM, by)  # windows by the same time go by it too, in one order with timers
+            self._hear_time(at, by, control)
             return
         if control.kind != END_OF_INPUT:
             keeper = TimeKeeper(partition.channel_state)
