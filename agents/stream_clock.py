@@ -487,7 +487,8 @@ class StreamClock:
         return windows is None or ends or await windows.closed(at, divisible=False)
 
     def _fires_at(self, at: TopicPartition) -> TopicPartition:
-        """Return the partition that a firing is said to be of: of several topics always the same."""
+        """Return the partition that what fires counts as a record of: if the agent reads several topics, always that of
+        the same one."""
         if len(self._names) == 1:
             return at
         same = (TopicPartition(topic, at.partition) for topic in self._stream.topic.topics)
