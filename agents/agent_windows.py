@@ -144,7 +144,8 @@ class AgentWindows(WindowWriter):
             self.forwarded = ForwardedTime(stream, behind.topic, times, self._closed_at)
             lengths = runtime.settings.max_ahead_windows
             bounds = [table.spec.max_ahead_ms(lengths) for table in tables if table.spec.closes]
-            bounds += [_AHEAD_MS + (timing.given_grace_ms or 0)] if TIMERS in times and lengths is not None else []
+            if TIMERS in times and lengths is not None:
+                bounds.append(_AHEAD_MS + (timing.given_grace_ms or 0))
             stream.max_ahead_ms = min((bound for bound in bounds if bound is not None), default=None)
         self._teller = WindowTeller(stream, tables)
         self._record: _Record | None = None
@@ -338,12 +339,14 @@ class AgentWindows(WindowWriter):
     # The end of the input -------------------------------------------------------------------------------------------
 
     def _hear(self, at: TopicPartition, control: ControlRecord) -> None:
-        """Note the end of the input: of a topic's own partition, or of all that a repartition topic is made of."""
+        """Take a control record into account: a time of source partitions, or the end of the input, which is that of a
+        topic's own partition or of all that a repartition topic is made of."""
         partition = self.stream.queue.at(at)
         by: str = "" if control.kind == END_OF_INPUT else cast("dict[str, Any]", control.value).get("by", "")
         if by:
-            same = by == TIMERS.name and not cast("dict[str, Any]", control.value).get("idle")
-            self._hear_time(at, self._times.get(STREAM, by) if same else by, control)
+            if by == TIMERS.name and not cast("dict[str, Any]", control.value).get("idle"):
+                by = self._times.get(STREAM, by)  # windows by the same time go by it too, in one order with timers
+            self._hear_time(at, by, control)
             return
         if control.kind != END_OF_INPUT:
             keeper = TimeKeeper(partition.channel_state)

@@ -22,7 +22,7 @@ Invariants.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast
 
 from ..topics import clock
@@ -32,7 +32,7 @@ from ..topics.topic_partition import TopicPartition
 from .decoded_batches import SKIPPED, decoded
 from .engine.partition_queue import PartitionQueue, QueuedBatch
 from .engine.protocols import topics_read
-from .event_time.channel import END_MS, NEVER_MS, Channel, time_of
+from .event_time.channel import END_MS, NEVER_MS, Channel, least_time, time_of
 from .event_time.idleness import Idleness
 from .event_time.time_keeper import TimeKeeper, channel_name
 from .firings import Firing, fire
@@ -119,10 +119,11 @@ class StreamClock:
         self._group = runtime.conf.id
         self._max_jump_ms = timing.max_jump_ms
         idle_ms = None if runtime.run_id else timing.idle_after_ms
-        self._idleness = None if idle_ms is None else Idleness(idle_ms)
+        self._is_behind_source = is_behind_source(stream)
+        # Behind `group_by`, the stream in front of it has waited so long before it says that a partition is idle.
+        self._idleness = None if idle_ms is None else Idleness(0 if self._is_behind_source else idle_ms)
         self._read = timing.time.reader(_fields_of(topic.declared))
         self._is_left = False  # something is due that has not fired, because a commit was
-        self._is_behind_source = is_behind_source(stream)
 
     def _wait_s(self) -> float | None:
         """Return the seconds until the next look, if no record comes."""
@@ -221,8 +222,7 @@ class StreamClock:
         if not own:
             return True
         channel = Channel(self._max_jump_ms, stream.queue.at(at).channel_state)
-        if time_ms is not None or self._is_behind_source:
-            self._advance(at, channel, message, time_ms or 0)
+        self._advance(at, channel, message, time_ms)
         return await self._pass(channel, at, batch, message, None, closes=closes)
 
     async def _look(self) -> None:
@@ -239,7 +239,10 @@ class StreamClock:
             if self._idleness is not None and time_ms != END_MS:
                 silent = stream.context.is_silent(stream, at)
                 if self._is_behind_source:
-                    time_ms = _rested_ms(self._sources(at).keeper, partition, time_ms, self._all_due_by, silent=silent)
+                    keeper = self._sources(at).keeper
+                    idle_ms = _idle_ms(keeper, self._idleness, partition, silent=silent)
+                    if idle_ms is not None:
+                        time_ms = max(time_ms, min(time_ms + idle_ms, self._all_due_by(time_ms)))
                 elif (idle_ms := self._idleness.idle_ms(partition, clock.now_s(), silent=silent)) is not None:
                     channel.rest(idle_ms, self._all_due_by)
                     partition.channel_state = channel.state
@@ -288,8 +291,7 @@ class StreamClock:
     def _has_time(self, at: TopicPartition, channel: Channel, message: Message, value: Any) -> bool:
         """Let a record move time; return False if it has none, and has gone to the failure policy."""
         if message.value() is None:
-            if self._is_behind_source:
-                self._advance(at, channel, message, 0)
+            self._advance(at, channel, message, None)
             return True
         try:
             time_ms = self._read(value, message)
@@ -302,13 +304,16 @@ class StreamClock:
         self._advance(at, channel, message, time_ms)
         return True
 
-    def _advance(self, at: TopicPartition, channel: Channel, message: Message, time_ms: int) -> None:
-        if not self._is_behind_source:
+    def _advance(self, at: TopicPartition, channel: Channel, message: Message, time_ms: int | None) -> None:
+        """Let a record move time by its own time, if it has one; behind `group_by` by what it says of its source."""
+        if self._is_behind_source:
+            heard = source_time(message)
+            if heard is not None:
+                sources = self._sources(at)
+                sources.keeper.hear_record(*heard)
+                sources.note(heard[2])
+        elif time_ms is not None:
             channel.advance(time_ms, message.timestamp()[1])
-        elif (heard := source_time(message)) is not None:
-            sources = self._sources(at)
-            sources.keeper.hear_record(*heard)
-            sources.note(heard[2])
 
     # Time -----------------------------------------------------------------------------------------------------------
 
@@ -357,8 +362,7 @@ class StreamClock:
                 channels.append(Channel(None, other.channel_state))
             elif counts.get(topic, 0) > at.partition:
                 return NEVER_MS  # it is assigned in a moment
-        active = [one.time_ms for one in channels if one.rests_at_ms is None]
-        return min(active) if active else max(one.time_ms for one in channels)
+        return least_time(channels)
 
     def _hear(self, at: TopicPartition, control: ControlRecord) -> None:
         sources = self._sources(at)
@@ -483,7 +487,8 @@ class StreamClock:
         return windows is None or ends or await windows.closed(at, divisible=False)
 
     def _fires_at(self, at: TopicPartition) -> TopicPartition:
-        """Return the partition that a firing is said to be of: of several topics always the same."""
+        """Return the partition that what fires counts as a record of: if the agent reads several topics, always that of
+        the same one."""
         if len(self._names) == 1:
             return at
         same = (TopicPartition(topic, at.partition) for topic in self._stream.topic.topics)
@@ -523,7 +528,7 @@ def refuse_waiting(stream: Stream, call: str) -> None:
     Raises:
         Usage: something waits for event time in the stream.
     """
-    if clock_of(stream) is not None:
+    if is_waited_in(stream):
         raise Usage(
             f"agent {stream.name}: {call} of an agent with timers, which fire between two records",
             hint="iterate the stream itself",
@@ -541,22 +546,15 @@ def _next_offset(batch: QueuedBatch, message: Message) -> int:
     return batch.end if batch.rows is not None else (message.offset() or 0) + 1
 
 
-def _rested_ms(
-    keeper: TimeKeeper, partition: PartitionQueue, time_ms: int, due_by: Callable[[int], int], *, silent: bool
-) -> int:
-    """Return stream time behind `group_by`, which goes on with the clock while all source partitions are idle.
+def _idle_ms(keeper: TimeKeeper, idleness: Idleness, partition: PartitionQueue, *, silent: bool) -> int | None:
+    """Return for how many milliseconds all source partitions behind `group_by` have been idle; None if they are not.
 
     Args:
-        due_by: a time -> when all that is due, if it were that time, is due.
         silent: nothing waits in the partition.
     """
-    if len(keeper.idle_at_ms) < max(1, keeper.of) or time_ms == NEVER_MS:
-        partition.silent_since_s = None
-    elif partition.silent_since_s is None:
-        partition.silent_since_s = clock.now_s()
-    else:
-        idle_ms = int((clock.now_s() - partition.silent_since_s) * 1000)
-        if not silent:  # what waits may only say again that they are idle: it counts up to when they last said so
-            idle_ms -= max(0, clock.now_ms() - min(keeper.idle_at_ms.values()))
-        return max(time_ms, min(time_ms + idle_ms, due_by(time_ms)))
-    return time_ms
+    all_idle = keeper.time_ms != NEVER_MS and len(keeper.idle_at_ms) >= max(1, keeper.of)
+    idle_ms = idleness.idle_ms(partition, clock.now_s(), silent=all_idle)
+    if idle_ms is None or silent:
+        return idle_ms
+    # What waits may only say again that they are idle: it counts up to when they last said so.
+    return idle_ms - max(0, clock.now_ms() - min(keeper.idle_at_ms.values()))

@@ -6,6 +6,7 @@ has 23 or 25 hours where clocks are changed, and begins later where its midnight
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable
 from datetime import UTC, date, datetime, timedelta
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
@@ -78,16 +79,15 @@ class Calendar:
     def _instant(self, day: date) -> int:
         """Return when the first instant of a day is, offset included: of two equal local times the earlier one; where
         the local time does not exist, the moment at which clocks are put forward."""
-        local = datetime.combine(day, self._clock, self._zone)
-        instant, early = (local - _EPOCH) // _MS, (local.replace(fold=1) - _EPOCH) // _MS
+        first = datetime.combine(day, self._clock, self._zone)
+        second = first.replace(fold=1)
+        instant, early = (first - _EPOCH) // _MS, (second - _EPOCH) // _MS
         if early >= instant:
             return instant
         # The local time does not exist: `instant` is by the offset before the change, `early` by the one after it.
-        after = local.replace(fold=1).utcoffset()
-        while instant - early > 1:
-            middle = (early + instant) // 2
-            if (_EPOCH + middle * _MS).astimezone(self._zone).utcoffset() == after:
-                instant = middle
-            else:
-                early = middle
-        return instant
+        after = second.utcoffset()
+
+        def is_changed(ms: int) -> bool:
+            return (_EPOCH + ms * _MS).astimezone(self._zone).utcoffset() == after
+
+        return early + 1 + bisect_left(range(early + 1, instant), True, key=is_changed)

@@ -21,11 +21,11 @@ it is noted in the log and in the state (`rest`). The next record ends it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from operator import le
 from typing import Any
 
-__all__ = ["END_MS", "FOREVER_MS", "NEVER_MS", "Channel", "time_of", "watermark"]
+__all__ = ["END_MS", "FOREVER_MS", "NEVER_MS", "Channel", "least_time", "time_of", "watermark"]
 
 NEVER_MS = -(2**62)
 """Stream time of a channel before its first record."""
@@ -203,3 +203,10 @@ class Channel:
             else:
                 self.advance(time_ms)
         return before
+
+
+def least_time(channels: Collection[Channel]) -> int:
+    """Return the stream time of several channels: the least of those that are not idle; if all are idle, the greatest;
+    NEVER_MS if there are none."""
+    active = [channel.time_ms for channel in channels if channel.rests_at_ms is None]
+    return min(active) if active else max((channel.time_ms for channel in channels), default=NEVER_MS)

@@ -121,7 +121,8 @@ class TimeKeeper:
         self._move(self._least(), at_ms)
 
     def hear_record(self, of: int, channel: str, time_ms: int, at_ms: int) -> None:
-        """Take the time of a record's channel into account: as a watermark message that says no more, quickly.
+        """Take the time of one channel into account, as `hear` does with a message of it alone, but without making one
+        unless channels are idle or times wait.
 
         Args:
             of: number of channels that there are.

@@ -107,6 +107,11 @@ class SourceTimes:
         return msgspec.json.encode({"sources": self.keeper.state, "last": self.last_ms})
 
 
+def _timers(pairs: Iterable[tuple[bytes, bytes]]) -> Iterator[tuple[bytes, bytes]]:
+    """Return the pairs of a partition without the row with the time."""
+    return (pair for pair in pairs if pair[0] != STREAM_TIME)
+
+
 class TimerContent(StoredContent):
     """The content of a partition, with the order in which its timers are due.
 
@@ -140,20 +145,18 @@ class TimerContent(StoredContent):
     def entries(self) -> set[Entry]:
         """Return the timers of the store, and of the epoch that is being committed."""
         found = set[Entry]()
-        for pairs in (self.store.items(), super().items()):
+        for pairs in (_timers(self.store.items()), self.items()):
             for key, value in pairs:
-                if key == STREAM_TIME:
-                    continue
                 row = _read_row(value)
                 if not row.late:
                     found.add((row.due, key))
         return found
 
     def items(self) -> Iterable[tuple[bytes, bytes]]:
-        return (pair for pair in super().items() if pair[0] != STREAM_TIME)
+        return _timers(super().items())
 
     def committed_items(self) -> Iterator[tuple[Any, Any]]:
-        return self.decoded_items(pair for pair in self.store.items() if pair[0] != STREAM_TIME)
+        return self.decoded_items(_timers(self.store.items()))
 
     def approximate_count(self) -> int:
         return max(0, super().approximate_count() - (self.store.get(STREAM_TIME) is not None))
@@ -292,7 +295,7 @@ class TimerTable(Table[Any, Any]):
 
     def content(self, data: dict[bytes, bytes]) -> dict[bytes, bytes]:
         """Return the timers of a partition."""
-        return {key: value for key, value in data.items() if key != STREAM_TIME}
+        return dict(_timers(data.items()))
 
     def new_partition(self, state: PartitionState) -> OpenPartition[Any, Any]:
         """Return a partition as agents see it."""

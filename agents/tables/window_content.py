@@ -10,7 +10,7 @@ import msgspec
 
 from ...topics.errors import Usage
 from ...topics.serde import Codec
-from ..event_time.channel import END_MS, FOREVER_MS, NEVER_MS, Channel
+from ..event_time.channel import END_MS, FOREVER_MS, NEVER_MS, Channel, least_time
 from ..event_time.event_time import Timing
 from ..event_time.time_keeper import TimeKeeper
 from ..event_time.windows import Windows
@@ -220,9 +220,7 @@ class WindowContent:
         return msgspec.json.encode(row)
 
     def take_time(self, at_ms: int) -> None:
-        """Bring the time of the partition forward to the least stream time of its inputs.
-
-        An idle one does not hold it back; if all are idle, it is the greatest of theirs.
+        """Bring the time of the partition forward to that of its inputs, see `least_time`.
 
         Args:
             at_ms: when that is so, by the wall clock.
@@ -230,8 +228,7 @@ class WindowContent:
         for name, keeper in self.heard.items():
             if name in self.inputs:
                 self.inputs[name].time_ms = keeper.time_ms
-        active = [channel.time_ms for channel in self.inputs.values() if channel.rests_at_ms is None]
-        least = min(active) if active else max((c.time_ms for c in self.inputs.values()), default=NEVER_MS)
+        least = least_time(self.inputs.values())
         if least > self.keeper.time_ms:
             self.keeper.time_ms, self.keeper.moved_at_ms = least, at_ms
             if least < END_MS:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, cast
 from ...topics.topic_partition import TopicPartition
 from ..event_time.channel import watermark
 from ..event_time.time_keeper import TimeKeeper, channel_name
-from ..stream_clock import timing_of
+from ..stream_clock import StreamClock, timing_of
 from ..tables.timer_table import TimerTable
 from ..tables.window_table import WindowTable, window_contents
 
@@ -116,25 +116,22 @@ def operator_times(runtime: Runtime) -> Iterator[OperatorTime]:
     for stream in cast("list[Stream]", runtime.context.router.streams) if runtime.engine_started else ():
         timers = getattr(runtime.agents.get(stream.name), "timers", None)
         if timers is not None and stream.clock is not None:
-            yield from _of_timers(timers, stream)
+            yield from _of_timers(timers, stream, stream.clock)
 
 
-def _of_timers(timers: Timers, stream: Stream) -> Iterator[OperatorTime]:
-    stored, topic, seen = timers.table.states, stream.topic, set[int]()
+def _of_timers(timers: Timers, stream: Stream, clock: StreamClock) -> Iterator[OperatorTime]:
+    stored, topics, seen = timers.table.states, stream.topic.topics, set[int]()
     for at in sorted(stream.queue.partitions):
-        if at.topic not in topic.topics:
-            continue  # a retry topic
-        content = cast("TimerContent | None", getattr(stored.get(at.partition), "content", None))
-        if stream.clock is None or at.partition in seen:
-            continue  # another topic of the agent
+        if at.topic not in topics or at.partition in seen:
+            continue  # a retry topic, or another topic of the agent
         seen.add(at.partition)
-        time_ms = stream.clock.time_ms(at)
+        content = cast("TimerContent | None", getattr(stored.get(at.partition), "content", None))
         entry = content.queue.first if content is not None and content.queue is not None else None
         yield OperatorTime(
             timers.table.name,
             at.partition,
-            watermark(time_ms, timing_of(stream).given_grace_ms or 0),
-            stream.clock.waits_for(at),
+            watermark(clock.time_ms(at), timing_of(stream).given_grace_ms or 0),
+            clock.waits_for(at),
             None,
             0 if content is None else content.approximate_count(),
             None if entry is None else entry[0],
