@@ -472,7 +472,7 @@ class AgentWindows(WindowWriter):
         """Close the windows of a table that are complete, and tell the program; see `closed`."""
         runner, called = cast(Any, self.stream.runner), 0
         began_s, steps = clock.now_s(), runner.steps
-        while not (divisible and self._must_end and content.open.has_due(content.watermark_ms)):
+        while not (divisible and _must_end(self.stream) and content.open.has_due(content.watermark_ms)):
             rows = content.open.take_due(content.watermark_ms, 1)
             if rows:
                 await self._call(table, on_close, at, rows[0])
@@ -486,10 +486,6 @@ class AgentWindows(WindowWriter):
                 began_s, steps = clock.now_s(), runner.steps
         return False
 
-    @property
-    def _must_end(self) -> bool:
-        return self.stream.queue.cut or self.stream.context.epoch.full
-
     async def _call(
         self, table: AgentWindowTable[Any], on_close: CloseCallback, at: TopicPartition, row: WindowKey
     ) -> None:
@@ -498,6 +494,11 @@ class AgentWindows(WindowWriter):
         value = partition.find(row)
         if value is not ABSENT:
             await self._teller.tell(table, on_close, at, row, value)
+
+
+def _must_end(stream: Stream) -> bool:
+    """Return whether the epoch has to end before more windows close."""
+    return stream.queue.cut or stream.context.epoch.full
 
 
 def windows_of(stream: Stream) -> AgentWindows | None:

@@ -66,11 +66,15 @@ class TimersLeft(NamedTuple):
     reasons: list[str]
 
 
-def timers_left(cluster: Cluster, app: App) -> TimersLeft:
-    """Return what the tables of an app's timers say after a bounded run (blocking)."""
+def timers_left(cluster: Cluster, app: App, *, may_be_new: bool = False) -> TimersLeft:
+    """Return what the tables of an app's timers say after a bounded run (blocking).
+
+    Args:
+        may_be_new: a table without a changelog has no timers, as in `TableReader`.
+    """
     found = TimersLeft({}, [])
     for agent, timers in sorted(_timers(app).items()):
-        partitions = TableReader(cluster, timers.table).read_raw()
+        partitions = TableReader(cluster, timers.table, may_be_new=may_be_new).read_raw()
         found.unfired[agent] = sum(len(timers.table.content(rows)) for rows in partitions)
         times = (source_times(rows[STREAM_TIME]) for rows in partitions if STREAM_TIME in rows)
         if any(each is not None and each.keeper.of > 1 for each in times):

@@ -127,7 +127,7 @@ def verify_run(
     if outputs is not None:
         tables = [table for table in runtime.tables if table.name not in snapshots]
         snapshots |= {table.name: TableReader(cluster, table, may_be_new=not report.records).read() for table in tables}
-    timers = timers_left(cluster, app)
+    timers = timers_left(cluster, app, may_be_new=not report.records)
     found = RunVerification(
         late=sum(report.late.values()),
         closed=report.late_closed,

@@ -12,7 +12,8 @@ import anabranch
 import pytest
 import timer_programs
 from anabranch import Simulation, World
-from anabranch.replay.runs.inputs_with_timers import timers_left
+from anabranch.replay.runs.inputs_with_timers import TimersLeft, timers_left
+from anabranch.topics.errors import Usage
 from anabranch.topics.partitioners import HashPartitioner
 
 PARTITIONS = 3
@@ -323,3 +324,11 @@ def test_the_verification_of_a_run_names_timers_behind_group_by_of_several_parti
     assert reason.startswith("agent watch has timers behind group_by of several partitions")
     assert reasons(lambda: timer_programs.app_of(by_key=True)) == []
     assert reasons(timer_programs.app_of) == []
+
+
+def test_a_run_of_no_records_may_end_before_the_table_of_timers_has_a_changelog() -> None:
+    with World(lambda: anabranch.App("other")) as world, world.environment.entered():
+        cluster, app = world.environment.kafka.cluster(), reminding()
+        assert timers_left(cluster, app, may_be_new=True) == TimersLeft({"watch": 0}, [])
+        with pytest.raises(Usage, match="no changelog"):
+            timers_left(cluster, app)
