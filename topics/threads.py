@@ -13,9 +13,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import threading
 from collections.abc import Awaitable, Callable, Generator
 from contextlib import contextmanager
+from functools import partial
 from queue import Empty, SimpleQueue
 from typing import Generic, ParamSpec, TypeVar
 
@@ -35,6 +37,9 @@ __all__ = [
 
 P = ParamSpec("P")
 T = TypeVar("T")
+
+# Seconds that a thread waits for another call before it ends.
+_WAITS_S = 1.0
 
 _inline = False
 _delay_s: Callable[[], float] | None = None
@@ -101,7 +106,7 @@ async def daemon_thread(call: Callable[P, T], *args: P.args, **kwargs: P.kwargs)
         else:
             loop.call_soon(make)
     else:
-        _start(make, "anabranch-daemon")
+        _hand_over(make)
     return await future
 
 
@@ -119,7 +124,7 @@ class BackgroundCall(Generic[T]):
         self._loop = asyncio.get_running_loop()
         self._announced: asyncio.Future[None] = self._loop.create_future()
         if not _inline:
-            _start(self._make, "anabranch-background-call")
+            _hand_over(self._make)
         else:
             self._loop.call_later(0.0 if _delay_s is None else _delay_s(), self._make)
 
@@ -208,7 +213,7 @@ def _begun(call: Callable[P, object], *args: P.args, **kwargs: P.kwargs) -> _Out
         except BaseException as exc:  # noqa: BLE001 (raised again in the caller)
             outcome.put(exc)
 
-    _start(make, "anabranch-call-within")
+    _hand_over(make)
     return outcome
 
 
@@ -273,3 +278,33 @@ def _start(run: Callable[[], None], name: str) -> threading.Thread:
     thread = threading.Thread(target=run, name=name, daemon=True)
     thread.start()
     return thread
+
+
+# Threads whose call has ended, each by the queue in which it waits for the next one. A thread that waits takes a call
+# in half the time that a new one needs to start, and a worker makes some hundred calls a second.
+_waiting: list[SimpleQueue[Callable[[], None]]] = []
+os.register_at_fork(after_in_child=_waiting.clear)
+
+
+def _hand_over(call: Callable[[], None]) -> None:
+    """Make a call, which raises nothing, in a daemon thread."""
+    try:
+        _waiting.pop().put(call)
+    except IndexError:
+        _start(partial(_serve, call), "anabranch-call")
+
+
+def _serve(call: Callable[[], None]) -> None:
+    calls = SimpleQueue[Callable[[], None]]()
+    while True:
+        call()
+        del call  # it may hold the records of an epoch
+        _waiting.append(calls)
+        try:
+            call = calls.get(timeout=_WAITS_S)
+        except Empty:
+            try:
+                _waiting.remove(calls)
+                return
+            except ValueError:  # a caller has taken it from the list meanwhile
+                call = calls.get()

@@ -6,7 +6,7 @@
 At the barrier the epoch is encoded and its records are queued in librdkafka. Then the epoch is frozen and the barrier
 opens: agents fill the next epoch while a thread waits for Kafka. Only one commit is *under way*. When the next epoch
 has to end first, agents wait for it. Producing stays at the barrier because it is work for the interpreter, which
-would only take the time from agents.
+would only take the time from agents. Few records are queued at once, without a thread.
 
 Why this keeps the promises of a commit that agents wait for:
 
@@ -46,7 +46,7 @@ from dataclasses import dataclass
 from functools import partial
 from threading import Event
 
-from ...topics import clock
+from ...topics import clock, threads
 from ...topics.errors import BadRecord, Hung, Rebuild, Retriable, Stop
 from ...topics.producer import Aborted
 from ...topics.threads import BackgroundCall, daemon_thread
@@ -130,7 +130,9 @@ class Commits:
             await daemon_thread(self._host.provisioner.create)
         prepared = self._prepare()
         if beside and isinstance(committer, ExactlyOnce) and not (self._router.isolating or self._epoch.singly):
-            queued = await daemon_thread(committer.queue, prepared.request)
+            queued = None if threads.are_inline() else committer.queue_promptly(prepared.request)
+            if queued is None:
+                queued = await daemon_thread(committer.queue, prepared.request)
             self._epoch.freeze(prepared)
             call = BackgroundCall(partial(committer.complete, queued))
             self._under_way = _UnderWay(prepared, call, began_s, queued.dropped)

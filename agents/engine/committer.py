@@ -39,6 +39,9 @@ __all__ = ["AtLeastOnce", "CommitRequest", "Committer", "ExactlyOnce", "Position
 _ATTEMPTS = 5
 _UNDELIVERED_S = 120.0
 
+# Queuing so many records takes about as long as handing them to a thread, and always has room in librdkafka's queue.
+_PROMPT_RECORDS = 500
+
 # Each topic limits the size of its records, and a dead letter is larger than its record, so librdkafka's own limit must
 # not apply first. Brokers close the connection after a request of more than 100 MiB.
 _RECORD_BYTES = 100_000_000
@@ -133,6 +136,22 @@ class ExactlyOnce:
         """
         dropped = Event()
         return self._repeated(request, 0, dropped, lambda attempt: self._queue(request, attempt, dropped))
+
+    def queue_promptly(self, request: CommitRequest) -> QueuedCommit | None:
+        """Queue an epoch as `queue` does if that waits for nothing; return None if it may, then call `queue`."""
+        changed = sum(len(changes) for partitions in request.changes.values() for changes in partitions.values())
+        if (
+            self._renewal_due
+            or self._reports.small
+            or request.singly
+            or len(request.outputs) + changed > _PROMPT_RECORDS
+        ):
+            return None
+        try:
+            return self._queue(request, 0, Event())
+        except Aborted:
+            self._renewal_due = True
+            return None
 
     def complete(self, queued: QueuedCommit) -> Positions:
         """Commit the queued records with the offsets (blocking) and return the changelog positions after them.

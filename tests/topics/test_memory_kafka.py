@@ -67,7 +67,7 @@ def test_it_starts_no_threads() -> None:
     producer.produce("t", b"v", partition=0)
     producer.commit()
     member = group_of(cluster, "a")[0]
-    assert threading.active_count() == before
+    assert threading.active_count() <= before
     assert values(cluster, "t") == [b"v"]
     member.close()
 
