@@ -48,6 +48,11 @@ class Outcome:
     dead_letters: dict[str, list[bytes | None]] = field(default_factory=dict[str, list[bytes | None]])
     wrong: list[str] = field(default_factory=list[str])
 
+    @property
+    def is_empty(self) -> bool:
+        """True if there is nothing to compare."""
+        return not any((*self.tables.values(), *self.topics.values(), *self.dead_letters.values()))
+
 
 class Expectation:
     """The outcome that a world with faults must have.

@@ -114,6 +114,11 @@ class SimulatedWorld:
         return self._injector.census
 
     @property
+    def names(self) -> set[str]:
+        """The tables and topics of the app, and the topics that were created."""
+        return {*self._runtime.described, *self._changelogs, *self._kafka.topics}
+
+    @property
     def happened(self) -> list[Fault]:
         """The faults that have happened."""
         return self._injector.happened
@@ -163,11 +168,13 @@ class SimulatedWorld:
         runtimes = [runtime_of(worker.app) for worker in self._workers if worker.app is not None]
         own = {name for runtime in runtimes for name in runtime.repartition_topics}
         outcome = outcome_of(self._kafka, settings.app, [*settings.inputs, RUNS_TOPIC], settings.ignore | own)
-        outcome.wrong = [*self._wrong, *self._injector.wrong]
+        outcome.wrong = [*self._wrong, *self._injector.wrong, *outcome.wrong]
         if looks < _LOOKS:
             outcome.wrong.insert(0, self._unrest())
         else:
             outcome.wrong += store_faults(self._kafka, self._workers)
+            read = {topic for member in self._kafka.members(self._group) for topic in member.topics}
+            outcome.wrong += [f"no worker reads topic {topic}" for topic in settings.inputs if topic not in read]
         return outcome
 
     def _is_quiet(self) -> bool:

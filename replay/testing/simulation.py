@@ -22,14 +22,13 @@ from typing import TYPE_CHECKING
 from ...agents.runtime import runtime_of
 from ...agents.tables.store_directory import MEMORY
 from ...topics import clock
-from ...topics.errors import Usage
-from ...topics.spelling import did_you_mean
 from .app_source import AppSource
 from .audit import Expectation, Outcome
 from .environment import Environment
 from .faults import Fault, Plan, draw, fault_kinds
 from .shrink import shrink
-from .simulated_world import Input, SimulatedWorld, WorldSettings
+from .simulated_world import SimulatedWorld, WorldSettings
+from .simulation_arguments import check_names, check_numbers, check_topics, input_records, names_of, packed_topics
 
 if TYPE_CHECKING:
     from ...agents.app import App
@@ -150,23 +149,25 @@ class Simulation:
         aligned: bool = False,
     ) -> None:
         self._seeds = range(1, seeds + 1) if isinstance(seeds, int) else list(seeds)
-        self._ordered = tuple(ordered)
+        check_numbers(self._seeds, workers, partitions)
         self._plan = Plan.parse(plan) if isinstance(plan, str) else plan
-        records = _records(inputs)
+        records = input_records(inputs)
+        self._ordered, self._ignored = names_of("ordered", ordered), names_of("ignore", ignore)
         with Environment().loading():
             source = AppSource(app)
             shown = source.load().app
             self._on_disk = any(table.store_scheme != MEMORY for table in runtime_of(shown).tables)
             self._exactly_once = runtime_of(shown).settings.exactly_once
+            check_topics(shown, records, partitions or ())
         self._settings = WorldSettings(
             source,
             shown,
             records,
             workers,
             dict(partitions or {}),
-            frozenset(ignore),
+            frozenset(self._ignored),
             bounded,
-            _packed_topics(packed, records),
+            packed_topics(packed, records),
             aligned,
         )
         self._kinds = fault_kinds(faults, on_disk=self._on_disk)
@@ -235,18 +236,28 @@ class Simulation:
 
         Raises:
             AssertionError: they differ from each other, so that their outcome depends on scheduling; or one with plain
-                inputs from those with packed inputs.
+                inputs from those with packed inputs; or they leave nothing to compare.
+            Usage: `ignore` or `ordered` names what the app does not have.
         """
         if self._expectation is None:
             outcomes: list[Outcome] = []
+            names: set[str] = set()
             for seed in range(-_REFERENCES, 0):
                 world = SimulatedWorld(self._settings, seed, Plan())
                 outcomes.append(world.run())
+                names |= world.names
                 if outcomes[-1].wrong:
                     break  # an app that does not come to rest takes long to show it
                 if len(outcomes) == 1:
                     self._census, self._seconds = world.census, world.seconds
+            check_names("ignore", self._ignored, names)
+            check_names("ordered", self._ordered, names)
             expectation = _expected(outcomes, self._ordered, exactly_once=self._exactly_once)
+            if outcomes[0].is_empty and not self._ignored:
+                raise AssertionError(
+                    "a world without faults leaves nothing to compare: no table has content, no topic has records of "
+                    "the app, and there are no dead letters; effects elsewhere, such as files, are not seen"
+                )
             if self._settings.packed:
                 plain = SimulatedWorld(replace(self._settings, packed=frozenset()), -_REFERENCES, Plan())
                 if differences := expectation.differences(plain.run()):
@@ -289,34 +300,3 @@ def repeating(seed: int, plan: Plan | None = None) -> str:
     test = os.environ.get("PYTEST_CURRENT_TEST", "").rpartition(" (")[0]
     faults = "" if plan is None else f" --anabranch-plan={shlex.quote(str(plan))}"
     return f"pytest {shlex.quote(test) if test else '<the test>'} --anabranch-seed={seed}{faults}"
-
-
-def _records(inputs: Mapping[str, Iterable[object]]) -> dict[str, list[Input]]:
-    if not inputs:
-        raise Usage("a simulation without inputs", hint='inputs={"orders": [{"user": "ann", "amount": 3}, …]}')
-    return {topic: [_input(record) for record in records] for topic, records in inputs.items()}
-
-
-def _packed_topics(packed: bool | Iterable[str], records: Mapping[str, list[Input]]) -> frozenset[str]:
-    if isinstance(packed, bool):
-        names = list(records) if packed else []
-    else:
-        names = [packed] if isinstance(packed, str) else list(packed)
-    for name in names:
-        if name not in records:
-            raise Usage(f"packed={name!r}: the simulation has no such input", hint=did_you_mean(name, records))
-        if any(record.value is None for record in records[name]):
-            raise Usage(
-                f"packed inputs of topic {name}: a record without a value, which is no row",
-                hint="name the topics without such records: packed=[…]",
-            )
-    return frozenset(names)
-
-
-def _input(record: object) -> Input:
-    if isinstance(record, Input):
-        return record
-    if isinstance(record, tuple) and len(record) == 2:  # pyright: ignore[reportUnknownArgumentType]
-        key, value = record  # pyright: ignore[reportUnknownVariableType]
-        return Input(value, key=key)
-    return Input(record)

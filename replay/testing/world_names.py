@@ -35,6 +35,8 @@ def check_partitions(partitions: int | Mapping[str, int] | None) -> None:
         Usage: one is not positive.
     """
     for number in partitions.values() if isinstance(partitions, Mapping) else [partitions]:
+        if not isinstance(cast(object, number), int | None):
+            raise Usage(f"{number!r} is no number of partitions", hint='partitions=4, or partitions={"orders": 4}')
         if number is not None and number < 1:
             raise Usage(f"a topic with {number} partitions", hint="a topic has at least one")
 

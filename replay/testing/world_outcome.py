@@ -81,9 +81,21 @@ def outcome_of(kafka: MemoryKafka, app: Any, inputs: Iterable[str], ignore: froz
         if table.name in ignore or table.changelog_name not in kafka.topics:
             continue
         rows = outcome.tables[table.name] = {}
+        split: set[object] = set()
         for log in kafka.topics[table.changelog_name].logs:
             for key, value in table.content(_content(log)).items():
-                rows[_hashable(table.key_codec.decode(key))] = table.value_codec.decode(value)
+                found = _hashable(table.key_codec.decode(key))
+                if table.local:
+                    found = (log.partition, found)
+                elif found in rows and not table.is_global:  # the last one would hide the others
+                    split.add(found)
+                rows[found] = table.value_codec.decode(value)
+        if split:
+            outcome.wrong.append(
+                f"table {table.name}: {len(split)} of {len(rows)} keys are in several partitions, such as "
+                f"{min(map(repr, split))}: its agents write it from records with other keys; use group_by, or "
+                "local=True"
+            )
     skipped = {*inputs, *changelogs, *partial, *ignore}
     for name, topic in kafka.topics.items():
         if name in skipped or name.startswith("__") or name.endswith("-changelog"):

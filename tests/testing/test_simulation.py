@@ -272,8 +272,8 @@ def test_an_app_that_does_not_come_to_rest_is_told_what_is_left() -> None:
     ("made", "text"),
     [
         (lambda: Simulation(bank, inputs={}), "without inputs"),
-        (lambda: Simulation(bank, inputs={"transfers": []}, faults="kil"), "no kind of fault"),
-        (lambda: Simulation(bank, inputs={"transfers": []}, plan="kill"), "not a fault"),
+        (lambda: Simulation(bank, inputs={"transfers": [1]}, faults="kil"), "no kind of fault"),
+        (lambda: Simulation(bank, inputs={"transfers": [1]}, plan="kill"), "not a fault"),
     ],
 )
 def test_what_is_asked_wrongly_is_refused(made: Callable[[], Simulation], text: str) -> None:

@@ -1,0 +1,91 @@
+"""A simulation that would compare nothing, or not what is meant, is refused."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import anabranch
+import pytest
+from anabranch.replay.testing.simulation import Simulation
+from anabranch.topics.errors import Usage
+
+CLICKS = [("ann", {"page": 1}), ("bob", {"page": 2})]
+
+
+def counting() -> anabranch.App:
+    app = anabranch.App("counting", topic_partitions=4)
+    counts, _ = app.Table("counts", default=int), app.topic("alerts")
+
+    @app.agent(app.topic("clicks", key_type=str), name="count")
+    async def count(stream: Any) -> None:
+        async for key, _ in stream.items():
+            counts[key] += 1
+
+    return app
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"inputs": {"click": CLICKS}}, "reads no topic 'click'\n  hint: did you mean clicks"),
+        ({"inputs": {"clicks": []}}, "without inputs"),
+        ({"inputs": CLICKS}, "by topic"),
+        ({"inputs": {"clicks": {"page": 1}}}, "topic clicks is one dict"),
+        ({"inputs": {"clicks": "ann"}}, "topic clicks is one str"),
+        ({"inputs": {"clicks": 5}}, "topic clicks is one int"),
+        ({"seeds": 0}, "no worlds"),
+        ({"seeds": []}, "no worlds"),
+        ({"workers": 0}, "0 workers"),
+        ({"partitions": 2}, "names no topic"),
+        ({"partitions": {"clicks": "4"}}, "'4' is no number of partitions"),
+        ({"ignore": "counts"}, r"as a list\n  hint: ignore=\[\"counts\"\]"),
+        ({"ordered": "counts"}, "as a list"),
+        ({"ignore": ["count"]}, r"ignore=\['count'\]: the app has no such table or topic\n  hint: did you mean counts"),
+        ({"ordered": ["alert"]}, "did you mean alerts"),
+    ],
+)
+def test_what_would_compare_nothing_is_refused(options: dict[str, Any], said: str) -> None:
+    given: dict[str, Any] = {"inputs": {"clicks": CLICKS}, "seeds": 1, **options}
+    with pytest.raises(Usage, match=said):
+        Simulation(counting, **given).same_as_without_faults()
+
+
+def test_inputs_that_no_worker_reads_are_told() -> None:
+    with pytest.raises(AssertionError, match="no worker reads topic alerts"):
+        Simulation(counting, inputs={"clicks": CLICKS, "alerts": [1]}, seeds=1).same_as_without_faults()
+
+
+def test_an_app_that_leaves_nothing_to_compare_is_told_so() -> None:
+    def silent() -> anabranch.App:
+        app = anabranch.App("silent", topic_partitions=4)
+
+        @app.agent(app.topic("clicks", key_type=str), name="look")
+        async def look(stream: Any) -> None:
+            async for _ in stream:
+                pass
+
+        return app
+
+    with pytest.raises(AssertionError, match="leaves nothing to compare"):
+        Simulation(silent, inputs={"clicks": CLICKS}, seeds=1).same_as_without_faults()
+
+
+def test_a_table_with_a_key_in_several_partitions_is_told() -> None:
+    """Of these, only the content of the last partition could be compared."""
+
+    def by_page() -> anabranch.App:
+        app = anabranch.App("by-page", topic_partitions=4)
+        pages, own = app.Table("pages", default=int), app.Table("own", default=int, local=True)
+
+        @app.agent(app.topic("clicks", key_type=str), name="count")
+        async def count(stream: Any) -> None:
+            async for click in stream:
+                pages[click["page"]] += 1
+                own[click["page"]] += 1
+
+        return app
+
+    clicks = [(f"u{n}", {"page": n % 3}) for n in range(40)]
+    with pytest.raises(AssertionError, match="table pages: 3 of 3 keys are in several partitions, such as 0"):
+        Simulation(by_page, inputs={"clicks": clicks}, seeds=3).same_as_without_faults()
+    Simulation(by_page, inputs={"clicks": clicks}, seeds=2, ignore=["pages"]).same_as_without_faults()
