@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from .stream import Stream
     from .topic import HeadersGiven, Topic
 
-__all__ = ["Agent"]
+__all__ = ["Agent", "declare_agent"]
 
 V = TypeVar("V", default=Any)
 R = TypeVar("R", default=Any)
@@ -331,3 +331,24 @@ def _check_options(options: Mapping[str, object]) -> None:
         if name not in known:
             near = did_you_mean(name, known)
             raise TypeError(f"agent() got an unexpected keyword argument {name!r}" + (f": {near}" if near else ""))
+
+
+def declare_agent(app: App, *args: Any, **options: Any) -> Callable[[Callable[..., object]], Agent]:
+    """Make the decorator `@app.agent(…)`; see `AgentDeclaration`.
+
+    Raises:
+        Usage: by the decorator: another agent has the name. Faust replaces that one, which then never runs.
+    """
+    decorate = cast(Any, FaustApp.agent)(app, *args, **options)
+
+    def declared(fun: Callable[..., object]) -> Agent:
+        known = dict(app.agents)
+        made = decorate(fun)
+        if made.name in known:
+            raise Usage(
+                f"two agents called {made.name}",
+                hint='give one another name, under which its progress is kept: @app.agent(…, name="…")',
+            )
+        return made
+
+    return declared

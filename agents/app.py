@@ -27,7 +27,7 @@ from ..topics.serde import codec
 from ..topics.spelling import did_you_mean
 from ..topics.threads import daemon_thread
 from . import background_tasks
-from .agent import Agent
+from .agent import Agent, declare_agent
 from .background_tasks import async_function, called, ends_the_worker, now_s
 from .declarations import (
     AgentDeclaration,
@@ -267,7 +267,7 @@ class App(faust.App):
 
     # Agents and more: Faust's own methods, with anabranch's types ---------------------------------------------------
 
-    agent: AgentDeclaration = typed_as(AgentDeclaration)(faust.App.agent)
+    agent: AgentDeclaration = typed_as(AgentDeclaration)(declare_agent)
     page: PageDeclaration = typed_as(PageDeclaration)(faust.App.page)
     stream: StreamDeclaration = typed_as(StreamDeclaration)(faust.App.stream)
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from ..topics.admin import Admin, is_topic_name
 from ..topics.cluster import Cluster
+from ..topics.dead_letter import dead_letter_topic
 from ..topics.errors import BadRecord, Usage
 from ..topics.partitioners import HashPartitioner, Partitioner, RangePartitioner
 from ..topics.private_fields import PrivateNames
@@ -107,6 +108,7 @@ class Runtime:
         self.flows: list[FlowDescription] = []
         self.flow_agents: set[str] = set()
         self.flow_repartitions: set[str] = set()
+        self._repartition_owners: dict[str, str] = {}
         self.commands: list[type[AppCommand]] = []
         self.private = PrivateNames(app_id)
         self.agent_step = AgentStep()
@@ -340,6 +342,22 @@ class Runtime:
     def name_in_program(self, topic: str) -> str:
         """Return the name by which the program knows a topic: in a bounded run, without the prefix of the run."""
         return topic.removeprefix(f"{self.group_id}-") if self.run_id else topic
+
+    def own_repartition(self, topic: str, owner: str) -> None:
+        """Note whose records a repartition topic takes: they mean nothing to others.
+
+        Args:
+            owner: a table, or an agent with the topics that it reads.
+
+        Raises:
+            Usage: it is another one's, or its name is too long for Kafka.
+        """
+        hint = 'group_by(…, name="…") is a part of the name; group_by(…, topic=app.topic("…")) names the topic itself'
+        if not is_topic_name(dead_letter_topic(topic)):  # where its records go that fail
+            raise Usage(f"{owner}: the name of a repartition topic is too long: {topic}", hint=hint)
+        other = self._repartition_owners.setdefault(topic, owner)
+        if other != owner:
+            raise Usage(f"{other} and {owner} have the same repartition topic, {topic}", hint=hint)
 
     def check_topic(self, name: str) -> None:
         """Refuse an invalid topic name; note a valid name as written to by the program before the app starts.

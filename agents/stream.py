@@ -501,6 +501,7 @@ def _repartition_topic(stream: Stream[Any], name: str, partitions: int | None) -
         partitions=partitions,
         internal=True,
     )
+    runtime_of(stream.app).own_repartition(made.topics[0], f"agent {stream.name} ({', '.join(names)})")
     return cast("Topic", made)
 
 

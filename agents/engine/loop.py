@@ -147,6 +147,7 @@ class Engine:
         """
         self._subscribed = sorted(topics)
         try:
+            self._host.provisioner.check_names()
             await self._host.provisioner.declare(list(self._host.topics))
             await self._host.provisioner.declare_changelogs()
             counts = await daemon_thread(self._host.admin.partitions)

@@ -11,14 +11,16 @@ from functools import partial
 
 from mode import want_seconds
 
-from ...topics.admin import Admin, TopicSpec
-from ...topics.dead_letter import HEADROOM_BYTES
+from ...topics.admin import Admin, TopicSpec, is_topic_name
+from ...topics.dead_letter import HEADROOM_BYTES, LATE_SUFFIX, dead_letter_topic
 from ...topics.errors import BadRecord, Stop, Usage, is_refusal, kafka_cause
 from ...topics.partitioner_registry import PartitionerRegistry
 from ...topics.partitioners import RangePartitioner
 from ...topics.private_registry import publish
 from ...topics.threads import daemon_thread
-from .protocols import DeclaredTopic, Host
+from ..tables.agent_window_table import AgentWindowTable
+from ..tables.window_table import WindowTable
+from .protocols import DeclaredTopic, Host, topics_read
 from .rejected_records import RecordsRefused
 
 __all__ = ["TopicProvisioner"]
@@ -127,6 +129,30 @@ class TopicProvisioner:
                 missing.append(TopicSpec(name, table.changelog_partitions, replicas, config))
         await daemon_thread(host.admin.create, missing)
 
+    def check_names(self) -> None:
+        """Refuse topics whose name is too long for that of their dead letters, or of their late records.
+
+        Otherwise the first of these would stop the worker.
+
+        Raises:
+            Usage: one is.
+        """
+        host = self._host
+        made = [table.spec.late_topic for table in host.tables if isinstance(table, WindowTable)]
+        by_agents = any(isinstance(table, AgentWindowTable) for table in host.tables)
+        for agent in host.agents.values():
+            topics = topics_read(agent)
+            if agent.on_failure == "dead_letter":
+                made += map(dead_letter_topic, topics)
+            if by_agents:
+                made += (f"{topic}{LATE_SUFFIX}" for topic in topics)
+        for name in made:
+            if name is not None and not is_topic_name(name):
+                raise Usage(
+                    f"the name of a topic is too long: {name}",
+                    hint="Kafka allows 249 characters; failed records go to TOPIC.dlq, late ones to TOPIC.late",
+                )
+
     # Topics that the running epoch needs ----------------------------------------------------------------------------
 
     def add(self, spec: TopicSpec, partitioner: RangePartitioner | None = None) -> None:
@@ -200,7 +226,7 @@ class TopicProvisioner:
             try:
                 admin.create([spec])
             except Stop as exc:
-                if not _is_of_topic(exc) or spec.name in self.written:
+                if not _is_of_topic(exc) or spec.name in self.written or spec.name in self._dead_letter_topics:
                     raise
                 refused[spec.name] = str(exc.args[0])
         if refused:

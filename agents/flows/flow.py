@@ -246,6 +246,17 @@ class Ending(Generic[K, T]):
         return runtime_of(self.app).name_in_program(topic.get_topic_name())
 
     def add_agent(self, name: str, topic: Topic, run: Callable[[Stream], Awaitable[None]]) -> None:
+        """Make an agent of the flow.
+
+        Raises:
+            Usage: another one has the name.
+        """
+        if name in self.app.agents:
+            raise Usage(
+                f"two agents called {name}: a flow calls its agents by its table, or by the topics at its ends",
+                hint="reduce into a table, or send from one topic to another, in one flow; or give agent or table "
+                "another name",
+            )
         made = self.app.agent(topic, name=name, on_failure=self.on_failure)(run)
         runtime_of(self.app).flow_agents.add(made.name)
 
@@ -290,7 +301,9 @@ class Ending(Generic[K, T]):
             partitions=table.partitions,
         )
         made.sized_like = self.topic
-        runtime_of(self.app).flow_repartitions.add(made.get_topic_name())
+        runtime = runtime_of(self.app)
+        runtime.flow_repartitions.add(made.get_topic_name())
+        runtime.own_repartition(made.get_topic_name(), f"table {table.name}")
         return made
 
     def _into(self, into: str | Table, options: ReduceOptions, how: Reducer) -> Table:
