@@ -60,6 +60,8 @@ async def fire(stream: Stream, firing: Firing) -> None:
     if isolating:
         stream.message = None
         context.savepoint(stream)
+    if record.window is None:
+        record.place = partition.numbered(record.place, context.epoch.number)
     stream.message = record  # pyright: ignore[reportAttributeAccessIssue]
     firing.remove()
     error = partition.poisoned.get(record.place)

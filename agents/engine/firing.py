@@ -9,11 +9,14 @@ from typing import Protocol
 from ...topics.producer import Headers
 from ...topics.topic_partition import TopicPartition
 
-__all__ = ["ANYWHERE", "FiringRecord", "FiringWindow"]
+__all__ = ["ANYWHERE", "ANY_RECORD", "FiringRecord", "FiringWindow"]
 
 ANYWHERE = -1
-"""The offset in the place of a window, and of a timer of several partitions. It fires once, and where it does after a
-rollback may depend on the clock, or on which partition is read first."""
+"""The offset in the place of a window. It fires once, and where it does after a rollback may depend on the clock."""
+
+ANY_RECORD = -2
+"""The offset in the place of a timer of several partitions: in front of which record it fires, or if it is cancelled
+before, may depend on which of them is read first. So its failure counts until the next commit only."""
 
 
 class FiringWindow(Protocol):
@@ -82,7 +85,8 @@ class FiringRecord:
     ) -> None:
         self.kind, self.window = kind, window
         self._at, self._offset, self._due_ms, self._letter = at, offset, due_ms, letter
-        self.place = ANYWHERE if anywhere or window is not None else offset, identity
+        at_record = ANY_RECORD if anywhere else offset
+        self.place = at_record if window is None else ANYWHERE, identity
 
     def topic(self) -> str:
         return self._at.topic

@@ -18,7 +18,7 @@ Message = Any
 
 Place = tuple[int, Hashable]
 """The place of a record in its partition: offset and row (0 for a plain record); or of what fires in front of it, with
-the offset `ANYWHERE` if that is a window."""
+the offset `ANYWHERE` if that is a window, and `ANY_RECORD` for a timer of several partitions."""
 
 RecordPosition = tuple[TopicPartition, Place]
 """The position of a record."""
@@ -70,6 +70,7 @@ class PartitionQueue:
         poisoned: place -> error of each record that made the agent fail. These records go to the failure policy instead
             of the agent.
         fired: those of the poisoned places that are done in this epoch, although the offset may stay.
+        firings: place -> number of times that something has fired there in the epoch `firings_of`.
         failures: place of a record -> number of times the agent has failed at it.
         retries: the waits for retries of records.
         channel_state: what the agent knows of the partition's event time, as JSON; None: nothing. It belongs to the
@@ -89,6 +90,8 @@ class PartitionQueue:
         "entered",
         "failures",
         "fired",
+        "firings",
+        "firings_of",
         "held_back",
         "offset",
         "poisoned",
@@ -107,6 +110,8 @@ class PartitionQueue:
         self.entered = 0
         self.poisoned: dict[Place, BaseException] = {}
         self.fired: set[Place] = set()
+        self.firings: dict[Place, int] = {}
+        self.firings_of = -1
         self.failures: dict[Place, int] = {}
         self.retries = RetryDelays()
         self.channel_state: object = None
@@ -172,6 +177,16 @@ class PartitionQueue:
         """Let the records be taken: the retry of the first one is due."""
         self.retries.end(self.batches[0].messages[0].offset())
 
+    def numbered(self, place: Place, epoch: int) -> Place:
+        """Return the place of something that fires, apart from what has fired at the same one in this epoch: a timer
+        that was set again for the same time."""
+        if self.firings_of != epoch:
+            self.firings.clear()
+            self.firings_of = epoch
+        before = self.firings.get(place, 0)
+        self.firings[place] = before + 1
+        return (place[0], (place[1], before)) if before else place
+
     def commit(self, progress: int, taken: int, channel_state: object = None) -> None:
         """Note a commit, and forget the failures of its records.
 
@@ -195,7 +210,7 @@ class PartitionQueue:
     @property
     def has_failed(self) -> bool:
         """True if a record here will go to the failure policy, or is not processed since a rollback."""
-        return self.unproven or any(place[0] != ANYWHERE for place in self.poisoned)
+        return self.unproven or any(place[0] >= 0 for place in self.poisoned)
 
     def restart(self) -> None:
         """Forget the records that wait, and continue from the last commit. Failures are kept."""
@@ -204,3 +219,4 @@ class PartitionQueue:
         self.offset, self.held_back, self.ended, self.retries.until_s = self.committed, None, False, None
         self.channel_state, self.state_before = self.committed_channel_state, None
         self.fired.clear()
+        self.firings.clear()

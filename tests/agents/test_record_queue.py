@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from anabranch.agents.engine.firing import ANY_RECORD, ANYWHERE
 from anabranch.agents.engine.partition_queue import QueuedBatch
 from anabranch.agents.engine.record_queue import RecordQueue
 from queue_records import P0, P1, batch, offsets, packed, place
@@ -345,3 +346,26 @@ def test_a_row_that_is_tried_again_lets_its_whole_batch_wait(queue: RecordQueue)
     queue.release(20.0)
     assert not queue.at(P0).retries.at_s
     assert places(queue.take()) == [(5, 0)], "it may fail again, so row by row"
+
+
+def test_the_failure_of_a_timer_of_several_partitions_is_forgotten_with_a_commit_that_comes_without_it(
+    queue: RecordQueue,
+) -> None:
+    """After the rollback, a record of another topic has come first, and has cancelled it: one that is set again later
+    for the same time is another one. A window closes once, so its failure stays."""
+    partition = queue.at(P0)
+    partition.poisoned |= {
+        (ANY_RECORD, "timer"): ValueError(),
+        (ANYWHERE, "window"): ValueError(),
+        (7, 0): ValueError(),
+    }
+    partition.commit(5, 5)
+    assert list(partition.poisoned) == [(ANYWHERE, "window"), (7, 0)]
+
+
+def test_what_fires_twice_at_a_place_is_told_apart_until_the_epoch_is_rolled_back_or_ends(queue: RecordQueue) -> None:
+    partition = queue.at(P0)
+    assert [partition.numbered((3, "timer"), epoch=1) for _ in range(2)] == [(3, "timer"), (3, ("timer", 1))]
+    assert partition.numbered((3, "timer"), epoch=2) == (3, "timer")
+    partition.restart()
+    assert partition.numbered((3, "timer"), epoch=2) == (3, "timer")

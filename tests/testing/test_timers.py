@@ -23,11 +23,11 @@ Steps = list[dict[str, Any]]
 
 
 def declared(
-    *, partitions: int = 1, idle_after: str | None = None, **settings: Any
+    *, partitions: int = 1, idle_after: str | None = None, topics: tuple[str, ...] = ("steps",), **settings: Any
 ) -> tuple[anabranch.App, anabranch.Topic[Any, Any]]:
-    """Return an app and its topic `steps`, which the agent with timers reads."""
+    """Return an app and its topic `steps`, which the agent with timers reads, perhaps with others."""
     app = anabranch.App("timers", topic_partitions=partitions, **settings)
-    return app, app.topic("steps", time="at", time_unit="s", idle_after=idle_after, partitions=partitions)
+    return app, app.topic(*topics, time="at", time_unit="s", idle_after=idle_after, partitions=partitions)
 
 
 def program(**settings: Any) -> anabranch.App:
@@ -56,6 +56,9 @@ def program(**settings: Any) -> anabranch.App:
             app.at(timer.due_ms + 10_000, key="k", name=timer.name, payload=timer.payload)
         if isinstance(more, int):
             app.at(more * 1000, key="k", name="a", payload={"more": []})
+        if isinstance(more, list):
+            due, name, *rest = more
+            app.at(due * 1000, key="k", name=name, payload={"more": rest})
         if more == "fails":
             seen["failed"] += 1
             timer.payload["more"].append("changed in vain")
@@ -114,6 +117,35 @@ def test_a_timer_in_the_past_fires_behind_the_record_at_hand(settle_each: bool) 
 def test_timers_are_replaced_and_cancelled_by_key_and_name(settle_each: bool) -> None:
     steps = [at(1), at(5, set=[(10, "a"), (11, "b")]), at(6, set=[(20, "a")], cancel=["b"]), at(15), at(21)]
     assert told(steps, settle_each=settle_each)[3:] == ["record 15", "a 20 after 4", "record 21"]
+
+
+@each_commit
+@pytest.mark.parametrize(
+    ("first", "second", "found"),
+    [
+        ((), ("fails",), ["a 20", "b 21"]),
+        (("fails",), (), ["b 21", "a 20"]),
+        (("fails",), ("fails",), ["b 21"]),
+        ((), (), ["a 20", "b 21", "a 20"]),
+    ],
+)
+@pytest.mark.parametrize("topics", [("steps",), ("steps", "others")], ids=["one-topic", "two-topics"])
+def test_a_timer_that_is_set_again_for_the_time_at_which_it_has_fired_is_another_one(
+    first: tuple[str, ...], second: tuple[str, ...], found: list[str], topics: tuple[str, ...], settle_each: bool
+) -> None:
+    with World(lambda: program(topics=topics)) as world:
+        for topic in topics[1:]:
+            for time in (900, 901):
+                world.send(topic, at(time), key="k")
+        for step in (at(1), at(5, set=[(20, "a", *first), (21, "b", [20, "a", *second])]), at(25), at(26)):
+            world.send("steps", step, key="k")
+            if settle_each:
+                world.settle()
+        world.settle()
+        told = [text for text in world.topic("told").values if not text.startswith("record")]
+        assert [text.partition(" after")[0] for text in told] == found
+        failed = (*first, *second).count("fails")
+        assert len(world.topic("steps.dlq").values if failed else ()) == failed
 
 
 @each_commit
