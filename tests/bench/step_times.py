@@ -16,6 +16,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -35,16 +36,19 @@ from rich.table import Table
 
 _TICKS = os.sysconf("SC_CLK_TCK")
 
+# The end of the names of steps that a thread takes while agents fill the next epoch.
+_BESIDE = " (beside)"
+
 # Where a step is: (module, class or None, function), and what it is called. Inner steps are taken out of outer ones.
 _STEPS = (
     ("agents.engine.group_consumer", "GroupConsumer", "consume", "records out of librdkafka"),
     ("agents.engine.router", "Router", "deliver", "grouping by partition, handing over"),
     ("agents.engine.loop", "Engine", "_work", "agents: decoding, their code, tables"),
     ("agents.engine.epoch", "Epoch", "prepare", "barrier: encoding what tables changed"),
-    ("agents.engine.committer", None, "_produce", "commit: producing the changelog (beside)"),
-    ("topics.producer", "TransactionalProducer", "send_offsets", "commit: waiting for Kafka, offsets (beside)"),
-    ("topics.producer", "TransactionalProducer", "commit", "commit: waiting for Kafka, transaction (beside)"),
-    ("agents.engine.committer", "ExactlyOnce", "_complete", "commit: the rest (beside)"),
+    ("agents.engine.committer", None, "_produce", "barrier: producing the changelog"),
+    ("topics.producer", "TransactionalProducer", "send_offsets", "commit: waiting for Kafka, offsets" + _BESIDE),
+    ("topics.producer", "TransactionalProducer", "commit", "commit: waiting for Kafka, transaction" + _BESIDE),
+    ("agents.engine.committer", "ExactlyOnce", "_complete", "commit: the rest" + _BESIDE),
     ("agents.tables.partition_state", "PartitionState", "apply", "barrier: the stores' writes"),
     ("agents.engine.task", "TaskInput", "commit", "barrier: dropping the kept records"),
     ("agents.engine.epoch", "Epoch", "finish", "barrier: the rest"),
@@ -52,26 +56,27 @@ _STEPS = (
 
 
 class Clock:
-    """Seconds by step, on the wall and of the thread's CPU; a step inside of another is taken out of it."""
+    """Seconds by step, on the wall and of the thread's CPU. One inside of another one in its thread is not
+    counted in that."""
 
     def __init__(self) -> None:
         self.taken: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])
-        self._inside: list[list[float]] = []
+        self._threads = threading.local()
 
     @contextmanager
     def step(self, name: str) -> Iterator[None]:
-        """Steps of both threads nest: the loop waits while a commit is made beside it."""
-        began = _now()
-        self._inside.append([0.0, 0.0])
+        """Take the time of this step; no two threads are in one step at the same time."""
+        began, inside = _now(), self._threads.__dict__.setdefault("inside", list[list[float]]())
+        inside.append([0.0, 0.0])
         try:
             yield
         finally:
             took = [end - start for start, end in zip(began, _now(), strict=True)]
-            inner = self._inside.pop()
+            inner = inside.pop()
             for i in (0, 1):
                 self.taken[name][i] += took[i] - inner[i]
-                if self._inside:
-                    self._inside[-1][i] += took[i]
+                if inside:
+                    inside[-1][i] += took[i]
 
     def around(self, owner: Any, function: str, name: str) -> None:
         """Have the calls of a function counted as a step."""
@@ -98,7 +103,7 @@ def _now() -> tuple[float, float]:
     return time.perf_counter(), time.thread_time()
 
 
-def threads() -> dict[str, float]:
+def cpu_of_threads() -> dict[str, float]:
     """CPU seconds of this process's threads that have used any, by id and name."""
     found: dict[str, float] = {}
     for path in Path("/proc/self/task").iterdir():
@@ -126,12 +131,12 @@ def inside(arguments: list[str], out: Path) -> None:
 
     def first(*args: Any, **kwargs: Any) -> None:
         if not begun:
-            begun.update(at=time.perf_counter(), process=time.process_time(), threads=threads())
+            begun.update(at=time.perf_counter(), process=time.process_time(), threads=cpu_of_threads())
         deliver(*args, **kwargs)
 
     async def last(*args: Any) -> float:
         done_at = await until_committed(*args)
-        now = threads()
+        now = cpu_of_threads()
         facts = {
             "seconds": time.perf_counter() - begun["at"],
             "cpu_s": time.process_time() - begun["process"],
@@ -194,16 +199,16 @@ def _show(facts: dict[str, Any], records: int) -> None:
             table.add_column(column, justify="right", no_wrap=True)
     seconds = facts["seconds"]
     counted = [(name, *facts["steps"].get(name, (0.0, 0.0))) for *_, name in _STEPS]
-    counted.append(("the loop itself, and waiting for records", seconds - sum(wall for _, wall, _ in counted), 0.0))
+    in_loop_s = sum(wall_s for name, wall_s, _ in counted if not name.endswith(_BESIDE))
+    counted.append(("the loop itself, and waiting for records", seconds - in_loop_s, 0.0))
     for name, wall_s, cpu_s in counted:
         cpu = f"{cpu_s / records * 1e9:,.0f}" if cpu_s else ""
         steps.add_row(name, f"{wall_s:.2f}", f"{wall_s / seconds:.0%}", f"{wall_s / records * 1e9:,.0f}", cpu)
     named: dict[str, float] = defaultdict(float)
     for name, cpu_s in facts["threads"].items():
-        what = name.partition(" ")[2]
-        named["the loop's" if name.startswith(facts["loop"]) else what] += cpu_s
-    # Each commit has a thread that is gone with it.
-    named["commits'"] = max(0.0, facts["cpu_s"] - sum(named.values()))
+        named["the loop's" if name.startswith(facts["loop"]) else name.partition(" ")[2]] += cpu_s
+    # Commits have threads that bear the name of the process, some of which have ended.
+    named["commits'"] = named.pop("python", 0.0) + max(0.0, facts["cpu_s"] - sum(facts["threads"].values()))
     for name, cpu_s in sorted(named.items(), key=lambda pair: -pair[1]):
         if cpu_s >= 0.02:
             threads_.add_row(name, f"{cpu_s:.2f}", f"{cpu_s / records * 1e9:,.0f}")
