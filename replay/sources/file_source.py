@@ -7,8 +7,9 @@ from functools import partial
 from ...topics.cleanup import on_failure
 from .field_mapping import FieldMapping
 from .files.file_opening import READ_ERRORS, FileEntry, Opened, open_entry, why
-from .format import Format, kind_of
-from .formats.csv_parser import CsvParser, read_header
+from .format import RAW_BYTES, Format, kind_of
+from .formats.binary_kind import binary_kind
+from .formats.csv_parser import CsvParser, check_delimiter, read_header
 from .formats.json_lines import JsonColumns, JsonLinesParser
 from .formats.line_buffer import (
     BATCH_LINES,
@@ -59,6 +60,7 @@ class FileSource:
     ) -> None:
         self._name = entry.name
         self._entry = entry
+        self._delimiter_given = format.delimiter is not None
         kind, format = kind_of(entry.inside or entry.path, format)
         # A columnar batch takes all lines that have been read.
         self._batch_lines = 1 if columnar else batch_lines
@@ -72,6 +74,8 @@ class FileSource:
         )
         self._max_record_bytes = max_record_bytes
         self._exhausted = False
+        # Bytes of any kind are text if the user says so.
+        self._check_kind = format.encoding != RAW_BYTES
         self._broken: BadLine | None = None
         self._buffer = self._new_buffer(skip_bom=is_utf8(format.encoding))
         self._opened: Opened | None = None
@@ -82,6 +86,7 @@ class FileSource:
                 self._parser = self._make_parser(kind, format)
                 if position and position["byte"] > self._buffer.byte:
                     self._opened.stream.seek(position["byte"])
+                    self._check_kind = False
                     self._exhausted = False
                     self._buffer = self._new_buffer(byte=position["byte"], line=position["line"])
             except READ_ERRORS as exc:
@@ -152,7 +157,17 @@ class FileSource:
             columnar = self._columnar and mapping.plain and not fields
             return BlockParser.of_columns(JsonColumns(format, mapping, most), plain) if columnar else plain
         columns = format.columns or self._read_header(format)
-        return CsvParser(self._name, format, columns, fields=fields, max_bytes=most, columnar=self._columnar)
+        if format.columns is None and not self._delimiter_given:
+            check_delimiter(columns, source=self._name, delimiter=format.delimiter or ",")
+        return CsvParser(
+            self._name,
+            format,
+            columns,
+            fields=fields,
+            max_bytes=most,
+            columnar=self._columnar,
+            header=format.columns is None,
+        )
 
     def _read_header(self, format: Format) -> tuple[str, ...]:
         buffer, wanted = self._buffer, _HEADER_LINES
@@ -188,6 +203,10 @@ class FileSource:
         try:
             data = self._opened.stream.read(self._chunk_bytes)
             if data:
+                if self._check_kind and (reason := binary_kind(data)) is not None:
+                    self._mark_broken(reason)
+                    return
+                self._check_kind = False
                 self._buffer.feed(data)
             else:
                 self._exhausted = True

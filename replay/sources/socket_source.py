@@ -11,6 +11,7 @@ the same way after a crash.
 
 from __future__ import annotations
 
+import logging
 import socket
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -22,13 +23,24 @@ from .format import LINE_KINDS, Format, FormatKind
 from .formats.csv_parser import CsvParser
 from .formats.csv_type_inference import infer_row_types
 from .formats.json_lines import JsonLinesParser
-from .formats.line_buffer import BATCH_LINES, MAX_LINE_BYTES, LineBuffer, LineParser, LineTooLong, Parsed, is_utf8
+from .formats.line_buffer import (
+    BATCH_LINES,
+    MAX_LINE_BYTES,
+    LineBuffer,
+    LineParser,
+    LineTooLong,
+    Parsed,
+    StreamStart,
+    is_utf8,
+)
 from .formats.text_lines import TextParser
 from .socket_spool import Spool
 from .source import SourceBatch, SourcePosition
 from .source_record import NO_LIMIT
 
 __all__ = ["SocketSource", "parse_address"]
+
+_logger = logging.getLogger("anabranch.replay")
 
 _RECEIVE_BYTES = 256 * 1024
 _CONNECT_S = 5.0
@@ -96,6 +108,8 @@ class SocketSource:
         at: SourcePosition = position if position and spool else {"byte": 0, "line": 0, "seam": None}
         self._buffer = LineBuffer(spec, byte=at["byte"], line=at["line"], skip_bom=is_utf8(format.encoding))
         self._socket: socket.socket | None = None
+        # Each connection may begin with a byte order mark.
+        self._start: StreamStart | None = None
         self._spool = Spool(spool, at["byte"], at["seam"]) if spool else None
         self._spooled: Iterator[bytes] | None = self._spool.read(at["byte"]) if self._spool else None
         # With a spool: the received part of an incomplete line.
@@ -194,6 +208,7 @@ class SocketSource:
             self._back_off()
             return
         self._socket.setblocking(False)
+        self._start = StreamStart() if is_utf8(self._format.encoding) else None
 
     def _receive(self) -> None:
         while self._socket is not None and self._buffer.waiting < self._batch_lines:
@@ -204,17 +219,36 @@ class SocketSource:
             except OSError as exc:
                 if not self._follow:
                     raise Stop(f"{self._spec}: line {self._buffer.line + 1}: {exc.strerror or exc}") from None
+                self._drop_partial_line(exc)
                 data = b""
             if data:
                 self._pause_s = _BACK_OFF_S[0]
-                self._keep(data)
+                self._keep_without_mark(data)
             else:
+                if self._start is not None:
+                    self._keep(self._start.rest())
                 if self._partial_line:
                     self._keep(b"\n")
                 self._buffer.finish()
                 self._disconnect()
                 self._closed = True
                 self._back_off()
+
+    def _drop_partial_line(self, exc: OSError) -> None:
+        """Remove a line that a broken connection cut off. An orderly end is the end of the last line instead."""
+        size = self._buffer.drop_unfinished_line() + len(self._partial_line)
+        self._partial_line, self._start = b"", None
+        if size:
+            why = exc.strerror or exc
+            _logger.warning("%s: %s: removed an incomplete line of %d bytes", self._spec, why, size)
+
+    def _keep_without_mark(self, data: bytes) -> None:
+        if self._start is not None:
+            begun = self._start.feed(data)
+            if begun is None:
+                return
+            data, self._start = begun, None
+        self._keep(data)
 
     def _keep(self, data: bytes) -> None:
         if self._spool is None:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import socket
+import struct
 import threading
 import time
+from pathlib import Path
 
+import pytest
 from anabranch.replay.sources.file_history import find_history
 from anabranch.replay.sources.format import Format
 from anabranch.replay.sources.source import Source
@@ -15,9 +18,10 @@ from line_files import refusal
 
 
 class Server:
-    """Listens on loopback and serves each connection the next of the texts, then closes it."""
+    """Listens on loopback and serves each connection the next of the texts, then closes it, or resets it."""
 
-    def __init__(self, *texts: list[bytes]) -> None:
+    def __init__(self, *texts: list[bytes], resets: bool = False) -> None:
+        self._resets = resets
         self._listening = socket.create_server(("127.0.0.1", 0))
         self.spec = f"tcp://127.0.0.1:{self._listening.getsockname()[1]}"
         self._texts = texts
@@ -30,6 +34,9 @@ class Server:
             with connection:
                 for piece in text:
                     connection.sendall(piece)
+                    time.sleep(0.02)  # so that it arrives as a piece
+                if self._resets:
+                    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self._listening.close()
 
 
@@ -71,6 +78,28 @@ def test_a_followed_socket_is_connected_to_again() -> None:
     assert [item[1] for item in read_until(source, 3)] == [b"one", b"two", b"three"]
     assert not source.ended
     assert source.poll_again_s > 0
+    source.close()
+
+
+@pytest.mark.parametrize("spooled", [False, True])
+def test_a_line_that_a_reset_cuts_off_is_no_record(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, spooled: bool
+) -> None:
+    server = Server([b"a,1\nb,12"], [b"c,3\n"], resets=True)
+    spool = str(tmp_path / "spool") if spooled else None
+    source = find_history([server.spec], Format(), follow=True, spool=spool).open()
+    assert [item[1] for item in read_until(source, 2)] == [b"a,1", b"c,3"]
+    source.close()
+    assert "removed an incomplete line of 4 bytes" in caplog.text
+    assert not spooled or (tmp_path / "spool").read_bytes() == b"a,1\nc,3\n"
+
+
+@pytest.mark.parametrize("spooled", [False, True])
+def test_each_connection_may_begin_with_a_byte_order_mark(tmp_path: Path, spooled: bool) -> None:
+    server = Server([b"\xef", b"\xbb\xbfa\nb"], [b"\xef\xbb\xbfc\n"], [b"\xef\xbb"])
+    spool = str(tmp_path / "spool") if spooled else None
+    source = find_history([server.spec], Format(encoding="utf-8"), follow=True, spool=spool).open()
+    assert [item[1] for item in read_until(source, 3)] == [b"a", b"b", b"c"]
     source.close()
 
 

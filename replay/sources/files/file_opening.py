@@ -7,7 +7,6 @@ Resuming at a byte is exact only if a damaged file always gives the same bytes, 
 
 from __future__ import annotations
 
-import bz2
 import gzip
 import io
 import tempfile
@@ -23,6 +22,7 @@ from typing import IO, TYPE_CHECKING, Protocol, cast
 from ....topics.cleanup import on_failure
 from ....topics.errors import AnabranchError, Stop, Usage
 from ....topics.printable import utf8, without_passwords
+from .bzip2_stream import Bzip2Stream
 from .file_system import open_unchanged
 
 if TYPE_CHECKING:
@@ -318,7 +318,7 @@ class _ReadUpToDamage:
 
 # The bytes that are decompressed lie in a file, or in a zip.
 _Raw = IO[bytes] | zipfile.ZipExtFile
-_Compressed = gzip.GzipFile | bz2.BZ2File | zipfile.ZipExtFile
+_Compressed = gzip.GzipFile | Bzip2Stream | zipfile.ZipExtFile
 
 
 class ZstdStream(io.RawIOBase):
@@ -398,7 +398,7 @@ def _decompressed(raw: _Raw, name: str, again: Callable[[], _Raw]) -> ByteStream
     if name.endswith(".gz"):
         return _ReadUpToDamage(gzip.GzipFile(fileobj=raw), lambda: gzip.GzipFile(fileobj=again()))
     if name.endswith(".bz2"):
-        return _ReadUpToDamage(bz2.BZ2File(raw), lambda: bz2.BZ2File(again()))
+        return _ReadUpToDamage(Bzip2Stream(raw), lambda: Bzip2Stream(again()))
     if name.endswith(".zst"):
         return ZstdStream(raw)  # pyright: ignore[reportReturnType]
     return raw

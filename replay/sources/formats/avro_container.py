@@ -75,7 +75,10 @@ class Container:
             data = self._take(size)
             if self._take(_SYNC_BYTES) != self._sync:
                 raise OSError("a block does not end where it should")
-            yield AvroBlock(count, _decompressed(data, self._codec))
+            data = _decompressed(data, self._codec)
+            if data and not count:
+                raise OSError("a block that has bytes and no records")
+            yield AvroBlock(count, data)
 
     def _metadata(self) -> dict[bytes, bytes]:
         found: dict[bytes, bytes] = {}
@@ -177,7 +180,11 @@ def _by_fastavro(data: bytes, codec: str) -> bytes:
     from fastavro import _read_py as fastavro_read  # pyright: ignore[reportPrivateUsage]
 
     framed = fastavro_read.BinaryDecoder(io.BytesIO(number_bytes(len(data)) + data))
-    return fastavro_read.BLOCK_READERS[codec](framed).read()
+    block = fastavro_read.BLOCK_READERS[codec](framed).read()
+    # fastavro skips the checksum that follows a block of snappy.
+    if codec == "snappy" and zlib.crc32(block).to_bytes(4, "big") != data[-4:]:
+        raise OSError("a block that does not have its checksum")
+    return block
 
 
 def _checked(data: bytes) -> bytes:

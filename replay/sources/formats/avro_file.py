@@ -13,9 +13,9 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice, repeat
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
 
@@ -234,11 +234,12 @@ def decoder(schema: Schema, file_bytes: int) -> DecodeBlocks:
         count = sum(block.count for block in blocks)
         data = b"".join((head, *(part for block in blocks for part in _framed(block))))
         if quick and (frame := _decode_with_polars(data)) is not None and frame.height == count:
-            return (row for piece in frame.iter_slices(_SLICE_ROWS) for row in piece.to_dicts())
-        if not sizes.recursive and count <= _SLICE_ROWS:
+            if _encoded_bytes(frame, schema) == sum(len(block.data) for block in blocks):
+                return (row for piece in frame.iter_slices(_SLICE_ROWS) for row in piece.to_dicts())
+        elif not sizes.recursive and count <= _SLICE_ROWS:
             try:
-                found: list[Any] = list(fastavro.reader(io.BytesIO(data)))
-                if len(found) == count:
+                found = _decode_whole_blocks(data)
+                if found is not None and len(found) == count:
                     return iter(found)
             except Exception:  # noqa: BLE001, S110 - decoded record by record below
                 pass
@@ -258,6 +259,47 @@ def _decode_with_polars(data: bytes) -> polars.DataFrame | None:
         return None
 
 
+def _encoded_bytes(frame: polars.DataFrame, schema: Mapping[str, Any]) -> int:
+    """Return how many bytes the records of a plain schema take: polars does not say how many it has read."""
+    import polars
+
+    size = 0
+    for field in schema["fields"]:
+        column, kind = frame[field["name"]], field["type"]
+        if isinstance(kind, list):
+            size += len(column)
+            column, kind = column.drop_nulls(), next(one for one in kind if one != "null")
+        if kind == "string":
+            lengths = column.str.len_bytes().cast(polars.Int64)
+            size += int(lengths.sum()) + _number_sizes(lengths)
+        elif kind in ("int", "long"):
+            size += _number_sizes(column.cast(polars.Int64))
+        else:
+            size += len(column) * {"boolean": 1, "float": 4, "double": 8}[kind]
+    return size
+
+
+def _number_sizes(numbers: polars.Series) -> int:
+    """Return how many bytes numbers take together: seven bits of a zigzag number in each."""
+    size, bits = len(numbers), 6
+    while bits < 63:
+        size += int(((numbers >= 1 << bits) | (numbers < -(1 << bits))).sum())
+        bits += 7
+    return size
+
+
+def _decode_whole_blocks(data: bytes) -> list[Any] | None:
+    """Decode the blocks of a container; return None if one of them has more bytes than its records take."""
+    import fastavro
+
+    found: list[Any] = []
+    for block in cast(Iterable[Any], fastavro.block_reader(io.BytesIO(data))):
+        found += block
+        if block.bytes_.read(1):
+            return None
+    return found
+
+
 def _one_by_one(block: AvroBlock, parsed: object, bare: object, read: Callable[..., Any]) -> Iterator[AvroRow | BadRow]:
     stream = io.BytesIO(block.data)
     for number in range(block.count):
@@ -265,7 +307,7 @@ def _one_by_one(block: AvroBlock, parsed: object, bare: object, read: Callable[.
         try:
             row = read(stream, parsed, None)
         except Exception as exc:  # noqa: BLE001 - fastavro's error depends on where the damage is
-            reason = f"cannot be read: {_OBJECT.sub('', str(exc))}"
+            reason = f"cannot be read: {_OBJECT.sub('', str(exc)) or 'its bytes end too early'}"
             stream.seek(begin)
             try:
                 row = BadRow(reason, read(stream, bare, None, handle_unicode_errors="replace"))
@@ -273,6 +315,11 @@ def _one_by_one(block: AvroBlock, parsed: object, bare: object, read: Callable[.
                 lost = block.count - number
                 yield BadRow(f"{reason}; {lost:,} rows from here are not read", {}, lost)
                 return
+        left = len(block.data) - stream.tell()
+        if left and number == block.count - 1:
+            # A further row would shift the numbers of the rows after it, by which a run resumes.
+            reason = f"its block is damaged: {left:,} bytes follow its last record"
+            row = BadRow(reason, row.row if isinstance(row, BadRow) else row)
         yield row
 
 

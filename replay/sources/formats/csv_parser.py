@@ -22,14 +22,34 @@ from ..column_mapping import ColumnMapping
 from ..field_mapping import FieldMapping
 from ..format import Format
 from ..source_record import NO_LIMIT, BadLine, SourceRecord
-from .csv_types import CsvKind, convert_cells, with_nulls
-from .line_buffer import MAX_LINE_BYTES, NO_FIELDS, BlockParser, LineBlock, Parsed, count_byte, decode_lines, is_utf8
+from .csv_types import CsvKind, arrow_compute, convert_cells, with_nulls
+from .line_buffer import (
+    MAX_LINE_BYTES,
+    NO_FIELDS,
+    BlockParser,
+    LineBlock,
+    Parsed,
+    count_byte,
+    decode_lines,
+    is_utf8,
+    keeps_ascii,
+)
 
 if TYPE_CHECKING:
     import numpy
     import pyarrow
 
-__all__ = ["CsvColumns", "CsvParser", "CsvRow", "CsvRows", "csv_kinds", "read_header", "read_rows"]
+__all__ = [
+    "CsvColumns",
+    "CsvParser",
+    "CsvRow",
+    "CsvRows",
+    "check_delimiter",
+    "csv_kinds",
+    "read_header",
+    "read_rows",
+    "repeats_header",
+]
 
 
 class CsvRow(NamedTuple):
@@ -151,6 +171,48 @@ def read_header(
     return columns, first.last
 
 
+_DELIMITERS = {";": "';'", "\t": "$'\\t'", "|": "'|'", ",": ","}
+
+
+def check_delimiter(columns: Sequence[str], *, source: str, delimiter: str) -> None:
+    """Refuse a header that another delimiter splits into more columns than the one that applies by default.
+
+    Otherwise the whole row would become the only field of each record.
+
+    Raises:
+        Usage: it does.
+    """
+    if len(columns) <= 2 and columns[0].startswith("sep=") and len(columns[0] + delimiter.join(columns[1:])) <= 5:
+        raise Usage(
+            f"{source}: the first line, sep=, is for spreadsheets and is not a header",
+            hint="remove it: tail -n +2 FILE; --delimiter C names the delimiter",
+        )
+    written = "".join(columns)
+    for other, shown in _DELIMITERS.items():
+        if other != delimiter and written.count(other) >= len(columns):
+            raise Usage(
+                f"{source}: the header has more columns if {shown} is the delimiter: {delimiter.join(columns)!r:.200}",
+                hint=f"--delimiter {shown}, or --delimiter {_DELIMITERS.get(delimiter, delimiter)} if it is not",
+            )
+
+
+_MARK = "\ufeff"
+_HEADER_AGAIN = "the header again: the file consists of several; --on-bad-line skip leaves such lines out"
+
+
+def repeats_header(cells: Sequence[str], columns: Sequence[str]) -> bool:
+    """Return whether a row is the header again, as in a file that several files were joined to.
+
+    One column is not enough to tell, and numbers may be a row.
+    """
+    return (
+        len(columns) > 1
+        and cells[-1] == columns[-1]
+        and [cells[0].removeprefix(_MARK), *cells[1:]] == list(columns)
+        and not all(name.lstrip("-").isdigit() for name in columns)
+    )
+
+
 _BOM = b"\xef\xbb\xbf"
 # An integer has at most 18 digits; see `csv_types`.
 _LARGEST = 10**18
@@ -182,7 +244,7 @@ class CsvColumns:
         data = block.data
         if data.startswith(_BOM):
             raise ValueError("a byte order mark that pyarrow would remove")
-        if not data.isascii():
+        if not data.isascii() or not keeps_ascii(self._format.encoding):
             # Decoding the block equals decoding its lines: a line end is one byte in these encodings.
             data = data.decode(self._format.encoding).encode() if not is_utf8(self._format.encoding) else data
             data.decode()
@@ -356,6 +418,7 @@ class CsvParser:
         fields: constant fields that each row has in addition, from folder names; a column of that name takes
             precedence.
         columnar: return records as a `ColumnBatch`.
+        header: the columns are those of a header in the file; a row that repeats it is bad.
 
     Raises:
         Usage: a requested column does not exist, or a column has a name that packed batches reserve.
@@ -370,6 +433,7 @@ class CsvParser:
         fields: Mapping[str, str | int | None] = NO_FIELDS,
         max_bytes: int = NO_LIMIT,
         columnar: bool = False,
+        header: bool = False,
     ) -> None:
         for name in RESERVED.intersection((*columns, *fields)) if columnar else ():
             raise Usage(f"{source}: a packed batch cannot hold a field {name}", hint="without --pack it can")
@@ -378,6 +442,7 @@ class CsvParser:
         self._mapping = FieldMapping(format, source, (*columns, *own))
         self._kinds = csv_kinds(format, columns, source=source)
         self._nulls = frozenset(format.nulls)
+        self._header = columns if header and repeats_header(columns, columns) else ()
         self._plain_rows = CsvColumns(format, columns, self._kinds)
         self._column_mapping = ColumnMapping(self._mapping, own, max_bytes)
         self._blocks = BlockParser(self._lines, self._rows)
@@ -432,7 +497,7 @@ class CsvParser:
     def _to_records(self, cells: Sequence[pyarrow.Array]) -> tuple[Sequence[SourceRecord], dict[int, str]]:
         """Turn cells into records; return them and the reason for each bad row."""
         pyarrow = arrow()
-        reasons: dict[int, str] = {}
+        reasons = dict.fromkeys(self._header_rows(cells), _HEADER_AGAIN)
         columns: list[pyarrow.Array] = []
         for name, column, kind in zip(self._names, cells, self._kinds, strict=True):
             if pyarrow.types.is_int64(column.type):
@@ -459,6 +524,20 @@ class CsvParser:
             made = self._column_mapping(batch, {**written, time: number})
         reasons.update((numbers[row], reason) for row, reason in made.bad.items())
         return (made.columns if self._columnar else list(made.columns)), reasons
+
+    def _header_rows(self, cells: Sequence[pyarrow.Array]) -> list[int]:
+        """Return the rows that repeat the header."""
+        if not self._header:
+            return []
+        compute = arrow_compute()
+        # Columns of numbers are not compared: their names are numbers in a row that repeats the header.
+        number = max(at for at, name in enumerate(self._header) if not name.lstrip("-").isdigit())
+        column, name = cells[number], self._header[number]
+        if not arrow().types.is_string(column.type):
+            return []
+        same = compute.is_in(column, value_set=arrow().array([name, _MARK + name]))
+        rows = compute.indices_nonzero(same).to_pylist()
+        return [row for row in rows if repeats_header([str(column[row]) for column in cells], self._header)]
 
     def _raw_columns(self, cells: Sequence[pyarrow.Array]) -> dict[str, pyarrow.Array]:
         """Keys and times as they are written, where their column does not hold them so."""

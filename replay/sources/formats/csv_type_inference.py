@@ -8,7 +8,8 @@ from ....topics.packed import arrow
 from ..files.file_opening import READ_ERRORS, FileEntry, open_entry
 from ..format import Format, kind_of
 from ..source_record import BadLine
-from .csv_parser import read_header, read_rows
+from .binary_kind import binary_kind
+from .csv_parser import read_header, read_rows, repeats_header
 from .csv_types import infer_type, widest
 from .line_buffer import LineBuffer, LineTooLong, is_utf8
 
@@ -51,6 +52,8 @@ def _types_in_file(entry: FileEntry, format: Format, size: int) -> Mapping[str, 
             data = opened.stream.read(min(left, _LEAST_BYTES))
             left -= len(data)
             if data:
+                if left + len(data) == size and binary_kind(data) is not None:
+                    return {}
                 buffer.feed(data)
             else:
                 ended = True
@@ -69,17 +72,25 @@ def _types_in_file(entry: FileEntry, format: Format, size: int) -> Mapping[str, 
         if header is None:
             return {}
         columns, passed = header
-    return infer_row_types(lines[passed:], columns, format, final=ended)
+    return infer_row_types(lines[passed:], columns, format, final=ended, header=bool(passed))
 
 
-def infer_row_types(lines: Sequence[bytes], columns: Sequence[str], format: Format, *, final: bool) -> dict[str, str]:
-    """Return the types of columns in some lines; empty for a column with nothing but nulls."""
+def infer_row_types(
+    lines: Sequence[bytes], columns: Sequence[str], format: Format, *, final: bool, header: bool = False
+) -> dict[str, str]:
+    """Return the types of columns in some lines; empty for a column with nothing but nulls.
+
+    Args:
+        header: the file has a header; rows that repeat it are no sample.
+    """
     if not lines:
         return dict.fromkeys(columns, "")
     width = len(columns)
     rows = [
         row.cells for row in read_rows(lines, 1, source="", format=format, final=final).rows if len(row.cells) == width
     ]
+    if header:
+        rows = [cells for cells in rows if not repeats_header(cells, columns)]
     if not rows:
         return dict.fromkeys(columns, "")
     text = arrow().string()

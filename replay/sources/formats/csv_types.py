@@ -21,7 +21,16 @@ from ....topics.packed import arrow
 if TYPE_CHECKING:
     import pyarrow
 
-__all__ = ["ConvertedCells", "CsvKind", "CsvType", "convert_cells", "infer_type", "widest", "with_nulls"]
+__all__ = [
+    "ConvertedCells",
+    "CsvKind",
+    "CsvType",
+    "arrow_compute",
+    "convert_cells",
+    "infer_type",
+    "widest",
+    "with_nulls",
+]
 
 CsvType = Literal["text", "int", "float", "bool"]
 _WIDTH: dict[str, int] = {"": 0, "int": 1, "float": 2, "text": 3}
@@ -53,7 +62,7 @@ class ConvertedCells(NamedTuple):
 
 def infer_type(cells: pyarrow.Array, nulls: Collection[str]) -> str:
     """Return the narrowest type that all cells fit; empty if all of them mean null."""
-    compute = _compute()
+    compute = arrow_compute()
     there = with_nulls(cells, nulls).drop_null().unique()
     if not len(there):
         return ""
@@ -74,7 +83,7 @@ def with_nulls(cells: pyarrow.Array, nulls: Collection[str]) -> pyarrow.Array:
     """Return cells with null in place of those that mean null."""
     if not nulls:
         return cells
-    compute, pyarrow = _compute(), arrow()
+    compute, pyarrow = arrow_compute(), arrow()
     means = compute.is_in(cells, value_set=pyarrow.array(sorted(nulls), pyarrow.string()))
     if not compute.any(means).as_py():
         return cells
@@ -89,7 +98,7 @@ def convert_cells(name: str, cells: pyarrow.Array, kind: CsvKind, nulls: Collect
     """
     if kind.type == "text":
         return ConvertedCells(cells if kind.declared else with_nulls(cells, nulls), {})
-    compute, pyarrow = _compute(), arrow()
+    compute, pyarrow = arrow_compute(), arrow()
     found = with_nulls(cells, nulls)
     text = compute.utf8_trim_whitespace(found) if kind.declared else found
     fits = compute.or_(text.is_null(), compute.fill_null(_fits(text, kind), False))
@@ -112,7 +121,7 @@ def _mismatch(name: str, cell: str, hint: str) -> str:
 
 
 def _fits(text: pyarrow.Array, kind: CsvKind) -> pyarrow.Array:
-    compute = _compute()
+    compute = arrow_compute()
     if kind.type == "bool":
         return compute.is_in(compute.utf8_lower(text), value_set=arrow().array([*_TRUE, *_FALSE]))
     if kind.declared:
@@ -122,7 +131,7 @@ def _fits(text: pyarrow.Array, kind: CsvKind) -> pyarrow.Array:
 
 def _values(text: pyarrow.Array, kind: CsvKind) -> pyarrow.Array | None:
     """Convert text that matches the type's pattern; None if a value is too large."""
-    compute, pyarrow = _compute(), arrow()
+    compute, pyarrow = arrow_compute(), arrow()
     if kind.type == "bool":
         return compute.if_else(
             text.is_null(),
@@ -169,14 +178,15 @@ def _float(cell: str, kind: CsvKind) -> float | None:
 
 
 def _finite(values: pyarrow.Array) -> pyarrow.Array:
-    return _compute().is_finite(values)
+    return arrow_compute().is_finite(values)
 
 
 def _all(mask: pyarrow.Array) -> bool:
-    return _compute().all(mask).as_py() is not False
+    return arrow_compute().all(mask).as_py() is not False
 
 
-def _compute() -> ModuleType:
+def arrow_compute() -> ModuleType:
+    """Return `pyarrow.compute`, whose functions type checkers do not know."""
     import pyarrow.compute
 
     return pyarrow.compute

@@ -7,6 +7,7 @@ made of them without creating each line.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cache
 from types import MappingProxyType
 from typing import NamedTuple, Protocol, overload
 
@@ -27,10 +28,12 @@ __all__ = [
     "LineParser",
     "LineTooLong",
     "Parsed",
+    "StreamStart",
     "check_text",
     "count_byte",
     "decode_lines",
     "is_utf8",
+    "keeps_ascii",
 ]
 
 BATCH_LINES = 5_000
@@ -71,6 +74,31 @@ class LineParser(Protocol):
         ...
 
 
+class StreamStart:
+    """Removes a byte order mark of UTF-8 at the start of a stream, in whatever pieces its bytes arrive.
+
+    Attributes:
+        skipped_bytes: size of the mark, once it is removed.
+    """
+
+    def __init__(self) -> None:
+        self.skipped_bytes = 0
+        self._held = b""
+
+    def feed(self, data: bytes) -> bytes | None:
+        """Return the data so far without a mark; None if it could still be one. Call `feed` until it returns data."""
+        self._held += data
+        if len(self._held) < len(_BOM) and _BOM.startswith(self._held):
+            return None
+        if self._held.startswith(_BOM):
+            self.skipped_bytes = len(_BOM)
+        return self._held[self.skipped_bytes :]
+
+    def rest(self) -> bytes:
+        """Return the data for which `feed` has returned None, at the end of the stream."""
+        return self._held
+
+
 class LineBuffer:
     """Buffers lines between reading and parsing. It does no I/O of its own.
 
@@ -87,7 +115,7 @@ class LineBuffer:
         self, source: str, *, byte: int = 0, line: int = 0, skip_bom: bool = True, most_waiting: int = MAX_LINE_BYTES
     ) -> None:
         self._source, self._most_waiting = source, most_waiting
-        self._bom = skip_bom and not byte
+        self._start = StreamStart() if skip_bom and not byte else None
         self._lines: list[bytes] = []
         self._at = 0
         self._tail: list[bytes] = []
@@ -113,11 +141,12 @@ class LineBuffer:
         Raises:
             LineTooLong: a line is longer than `MAX_LINE_BYTES`, or the unused lines are larger than `most_waiting`.
         """
-        if self._bom:
-            self._bom = False
-            if data.startswith(_BOM):
-                data = data[len(_BOM) :]
-                self.byte = len(_BOM)
+        if self._start is not None:
+            begun = self._start.feed(data)
+            if begun is None:
+                return
+            self.byte += self._start.skipped_bytes
+            data, self._start = begun, None
         if b"\n" in data:
             self._take(data)
         else:
@@ -140,11 +169,23 @@ class LineBuffer:
 
     def finish(self) -> None:
         """Mark the end of the stream: data after the last line end is a line too, if it is not empty."""
-        tail = b"".join(self._tail)
+        tail = self._finished_tail()
         if tail:
             self._lines.append(tail)
             self._unterminated = 1
         self._tail, self._tail_bytes = [], 0
+
+    def _finished_tail(self) -> bytes:
+        if self._start is not None:
+            self._tail.append(self._start.rest())
+            self._start = None
+        return b"".join(self._tail)
+
+    def drop_unfinished_line(self) -> int:
+        """Remove the data after the last line end; return its size in bytes."""
+        size = len(self._finished_tail())
+        self._tail, self._tail_bytes = [], 0
+        return size
 
     def peek(self, limit: int) -> Sequence[bytes]:
         """Return the next lines, at most `limit`, without their line ends (a `\\r` stays)."""
@@ -175,7 +216,8 @@ def decode_lines(
     joined = b"\n".join(lines)
     numbers: Sequence[int] = range(first, first + len(lines))
     bad: list[BadLine] = []
-    if encoding != RAW_BYTES and not joined.isascii() and not (is_utf8(encoding) and _decodes(joined)):
+    plain = joined.isascii() and keeps_ascii(encoding)
+    if encoding != RAW_BYTES and not plain and not (is_utf8(encoding) and _decodes(joined)):
         lines, numbers, bad = _decoded_one_by_one(lines, first, source, encoding)
     if not keep_cr and b"\r" in joined:
         lines = [line[:-1] if line.endswith(b"\r") else line for line in lines]
@@ -188,10 +230,24 @@ def check_text(data: bytes, encoding: str) -> None:
     Raises:
         ValueError: it is neither ASCII nor, if the encoding is UTF-8, valid UTF-8.
     """
-    if not data.isascii():
+    if not data.isascii() or not keeps_ascii(encoding):
         if not is_utf8(encoding):
             raise ValueError("another encoding")
         data.decode()
+
+
+_ASCII = bytes(range(128))
+# How UTF-7, HZ, ISO-2022 and Python write characters that ASCII does not have.
+_ESCAPED = (b"+AOk-", b"~{VP~}", b"\x1b$B%9\x1b(B", b"\x0eAA\x0f", b"\\u00e9")
+
+
+@cache
+def keeps_ascii(encoding: str) -> bool:
+    """Return whether bytes below 128 are ASCII in an encoding. They are not in ISO-2022-JP, UTF-7 and others."""
+    try:
+        return encoding == RAW_BYTES or all(data.decode(encoding) == data.decode() for data in (_ASCII, *_ESCAPED))
+    except UnicodeError:
+        return False
 
 
 def is_utf8(encoding: str) -> bool:
@@ -322,7 +378,7 @@ class BlockBuffer(LineBuffer):
 
     def finish(self) -> None:
         """Mark the end of the stream; see `LineBuffer.finish`."""
-        tail = b"".join(self._tail)
+        tail = self._finished_tail()
         if tail:
             self._block = LineBlock(self._block.data + tail, len(self._block) + 1)
         self._tail, self._tail_bytes = [], 0

@@ -1,0 +1,220 @@
+"""Files that are joined from several, or are not what their names and options say: read right, or told."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import io
+import lzma
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import fastavro
+import pyarrow
+import pyarrow.parquet
+import pytest
+import zstandard
+from anabranch.replay.sources.file_history import FileHistory, find_history
+from anabranch.replay.sources.format import Format
+from anabranch.replay.sources.formats import avro_file
+from anabranch.replay.sources.formats.line_buffer import BlockBuffer, LineBuffer
+from line_files import plain, refusal
+from packed_histories import both
+
+
+def history(path: Path, **format: Any) -> FileHistory:
+    return find_history([str(path)], Format(**format))
+
+
+FIRST, SECOND = b"user,n\nann,1\nbob,2\n", b"user,n\ncid,3\n"
+
+
+# ---- several files in one ----
+
+
+@pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])
+@pytest.mark.parametrize(("ending", "pack"), [("", bytes), (".gz", gzip.compress), (".bz2", bz2.compress)])
+def test_a_header_within_a_file_is_a_bad_line_and_makes_no_column_text(
+    tmp_path: Path, ending: str, pack: Callable[[bytes], bytes], mark: bytes
+) -> None:
+    path = plain(tmp_path, f"a.csv{ending}", pack(mark + FIRST) + pack(mark + SECOND))
+    records, ((line, reason, value),) = both(history(path))
+    assert [record[1] for record in records] == [
+        b'{"user":"ann","n":1}',
+        b'{"user":"bob","n":2}',
+        b'{"user":"cid","n":3}',
+    ]
+    assert (line, value) == (4, mark + b"user,n")
+    assert reason.startswith("the header again")
+
+
+def test_a_header_is_no_row_of_columns_of_text_either(tmp_path: Path) -> None:
+    records, bad = both(history(plain(tmp_path, "a.csv", b"u,v\na,b\nu,x\nu,v\n")))
+    assert [record[1] for record in records] == [b'{"u":"a","v":"b"}', b'{"u":"u","v":"x"}']
+    assert [line for line, *_ in bad] == [4]
+
+
+@pytest.mark.parametrize("data", [b"word\na\nword\n", b"1,2\n3,4\n1,2\n"])
+def test_a_row_that_may_be_one_is_a_row(tmp_path: Path, data: bytes) -> None:
+    records, bad = both(history(plain(tmp_path, "a.csv", data)))
+    assert (len(records), bad) == (2, [])
+    records, bad = both(history(plain(tmp_path, "b.csv", b"u,v\na,b\n"), columns=("u", "v")))
+    assert (len(records), bad) == (2, [])
+
+
+@pytest.mark.parametrize("more", [b"garbage", b"X" + bz2.compress(b"cid,3\n")[1:]])
+def test_what_follows_a_stream_of_bzip2_and_cannot_be_read_is_bad(tmp_path: Path, more: bytes) -> None:
+    records, ((line, reason, _),) = both(history(plain(tmp_path, "a.csv.bz2", bz2.compress(FIRST) + more)))
+    assert (len(records), line) == (2, 4)
+    assert "the rest of the file is not read" in reason
+
+
+# ---- another format ----
+
+
+def of_parquet() -> bytes:
+    out = io.BytesIO()
+    pyarrow.parquet.write_table(pyarrow.table({"a": [1]}), out)
+    return out.getvalue()
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.jsonl", "a.txt"])
+@pytest.mark.parametrize(
+    ("data", "kind"),
+    [
+        (gzip.compress(FIRST), "gzip"),
+        (bz2.compress(FIRST), "bzip2"),
+        (lzma.compress(FIRST), "xz"),
+        (zstandard.ZstdCompressor().compress(FIRST), "zstd"),
+        (b"PK\x03\x04\nabc\n", "zip"),
+        (of_parquet(), "Parquet"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_a_file_that_holds_no_lines_is_said_to_be_what_it_is(tmp_path: Path, name: str, data: bytes, kind: str) -> None:
+    path = plain(tmp_path, name, data)
+    records, ((_, reason, _),) = both(history(path))
+    assert not records
+    assert f"it is {kind}" in reason.replace("it is a ", "it is ")
+    assert "not lines" in both(history(path, encoding="latin-1"))[1][0][1]
+
+
+@pytest.mark.parametrize(
+    ("data", "shown"),
+    [
+        (b"user;n\nann;1\n", "';'"),
+        (b"user\tn\nann\t1\n", r"$'\t'"),
+        (b"a;b;c\n1,5;2;3\n", "';'"),
+        (b"a|b\n1|2\n", "'|'"),
+    ],
+)
+def test_a_header_with_another_delimiter_is_refused(tmp_path: Path, data: bytes, shown: str) -> None:
+    path = plain(tmp_path, "a.csv", data)
+    for key in (None, "user"):
+        assert f"--delimiter {shown}" in refusal(lambda key=key: history(path, key=key).check("t"))
+    assert len(both(history(path, delimiter=","))[1]) in (0, 1)
+    (record,) = both(history(path, delimiter=data[data.index(b"\n") - 2 :][:1].decode()))[0]
+    assert b'":' in (record[1] or b"")
+
+
+def test_a_first_line_for_spreadsheets_is_refused(tmp_path: Path) -> None:
+    path = plain(tmp_path, "a.csv", b"sep=;\nuser;n\nann;1\n")
+    assert "tail -n +2" in refusal(lambda: history(path).check("t"))
+
+
+# ---- encodings ----
+
+
+@pytest.mark.parametrize(
+    ("encoding", "text"), [("iso2022_jp", "日本"), ("utf-7", "日本"), ("hz", "中国"), ("iso2022_kr", "이름")]
+)
+@pytest.mark.parametrize("name", ["a.csv", "a.jsonl", "a.txt"])
+def test_encodings_without_bytes_above_127_are_decoded(tmp_path: Path, name: str, encoding: str, text: str) -> None:
+    lines = {"a.csv": f"user,n\n{text},1\n", "a.jsonl": f'{{"user":"{text}","n":1}}\n', "a.txt": f"{text}\n"}[name]
+    records, bad = both(history(plain(tmp_path, name, lines.encode(encoding)), encoding=encoding))
+    assert not bad
+    assert (records[-1][1] or b"").decode() == (text if name == "a.txt" else f'{{"user":"{text}","n":1}}')
+
+
+@pytest.mark.parametrize("kind", [LineBuffer, BlockBuffer])
+@pytest.mark.parametrize(
+    "data", [b"\xef\xbb\xbfa\nb", b"\xef\xbba\nb", b"\xef\xbb", b"\xef\xbb\xbf", b"\xef\xbb\xbf\xef\xbb\xbfa\n"]
+)
+def test_a_byte_order_mark_may_arrive_in_pieces(kind: type[LineBuffer], data: bytes) -> None:
+    expected = data.removeprefix(b"\xef\xbb\xbf")
+    for size in (1, 2, 3, 100):
+        buffer = kind("s")
+        for at in range(0, len(data), size):
+            buffer.feed(data[at : at + size])
+        buffer.finish()
+        lines = list(buffer.peek(10))
+        buffer.drop(len(lines))
+        assert (b"\n".join(lines), buffer.byte) == (expected.removesuffix(b"\n"), len(data))
+
+
+# ---- Avro ----
+
+
+# The first and the last numbers of each size that Avro gives them.
+EDGES = [sign * (1 << bits) + more for bits in (0, *range(6, 63, 7)) for sign in (1, -1) for more in (-1, 0)]
+
+
+def container(
+    codec: str, change: Callable[[int, bytearray], int] = lambda count, _: count, rows: int = 5, size: int = 1
+) -> bytes:
+    """An Avro file of one block, changed by `change`, which returns the number of records that the block claims."""
+    from fastavro import schemaless_writer
+
+    fields = [{"name": "k", "type": ["null", "string"]}, {"name": "n", "type": "long"}, {"name": "f", "type": "double"}]
+    schema: Any = {"type": "record", "name": "r", "fields": fields}
+    empty = io.BytesIO()
+    fastavro.writer(empty, schema, [], codec=codec, sync_marker=b"0123456789abcdef")
+    data = io.BytesIO()
+    for n in range(rows):
+        schemaless_writer(
+            data, schema, {"k": None if n % 3 == 2 else f"k{n}" * size, "n": EDGES[n % len(EDGES)], "f": n / 4}
+        )
+    found = bytearray(data.getvalue())
+    count = change(rows, found)
+    block = bytes(found)
+    if codec == "snappy":
+        import cramjam
+
+        block = bytes(cramjam.snappy.compress_raw(block)) + zlib.crc32(data.getvalue()).to_bytes(4, "big")
+    out = io.BytesIO()
+    encoder = fastavro._write_py.BinaryEncoder(out)  # type: ignore[attr-defined]
+    encoder.write_long(count)
+    encoder.write_long(len(block))
+    return empty.getvalue() + out.getvalue() + block + b"0123456789abcdef"
+
+
+@pytest.mark.parametrize(("rows", "size"), [(5, 1), (30_000, 20)])
+def test_avro_records_that_a_block_does_not_count_are_not_lost_silently(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rows: int, size: int
+) -> None:
+    sound = history(plain(tmp_path, "a.avro", container("null", rows=rows, size=size)))
+    with monkeypatch.context() as patch:
+        # Blocks without damage are decoded as a whole.
+        patch.delattr(avro_file, "_one_by_one")
+        assert len(both(sound)[0]) == rows
+    short = container("null", lambda count, _: count - 1, rows=rows, size=size)
+    records, ((line, reason, _),) = both(history(plain(tmp_path, "b.avro", short)))
+    assert (len(records), line) == (rows - 2, rows - 1)
+    assert "bytes follow its last record" in reason
+
+
+def test_an_avro_block_of_no_records_has_no_bytes(tmp_path: Path) -> None:
+    records, ((_, reason, _),) = both(history(plain(tmp_path, "a.avro", container("null", lambda *_: 0))))
+    assert (records, "no records" in reason) == ([], True)
+
+
+def test_a_snappy_block_with_a_wrong_checksum_is_bad(tmp_path: Path) -> None:
+    def damage(count: int, data: bytearray) -> int:
+        data[-1] ^= 1
+        return count
+
+    assert len(both(history(plain(tmp_path, "a.avro", container("snappy"))))[0]) == 5
+    records, ((_, reason, _),) = both(history(plain(tmp_path, "b.avro", container("snappy", damage))))
+    assert (records, "checksum" in reason) == ([], True)
