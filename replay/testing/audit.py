@@ -1,7 +1,8 @@
 """The audit of a world: its outcome is compared with the outcomes of worlds without faults.
 
 Exactly once: tables, output topics (each record as often) and dead letters are equal. At least once: nothing is
-missing, and numbers are not smaller.
+missing, and numbers are not smaller. Headers and partitions of records are compared in topics where they are equal in
+the worlds without faults: headers may carry identifiers, and records without a key go to any partition.
 
 The order of the records of one key is compared in topics that are named as ordered. Between records of several
 partitions it does not follow from the app, so it is not compared elsewhere. The worlds without faults differ in their
@@ -22,6 +23,12 @@ _SHOWN = 6
 
 T = TypeVar("T")
 
+# What records with the same key and value may differ in.
+_DETAILS: dict[str, Callable[[Written], object]] = {
+    "headers": lambda record: record.headers,
+    "partition": lambda record: record.partition,
+}
+
 
 @dataclass(frozen=True, slots=True)
 class Written:
@@ -30,6 +37,7 @@ class Written:
     partition: int
     key: bytes | None
     value: bytes | None
+    headers: tuple[tuple[str, bytes | None], ...] = ()
 
 
 @dataclass(slots=True)
@@ -75,6 +83,13 @@ class Expectation:
         for other in references[1:]:
             found = self._contents(other, equal=True) or self._order(other)
             self.unstable += [one for one in found if one not in self.unstable]
+        self._same = [
+            (topic, detail)
+            for topic in self._first.topics
+            for detail in _DETAILS
+            if exactly_once
+            and all(_detailed(other, topic, detail) == _detailed(self._first, topic, detail) for other in references)
+        ]
 
     @property
     def dead_letters(self) -> dict[str, int]:
@@ -84,7 +99,16 @@ class Expectation:
     def differences(self, outcome: Outcome) -> list[str]:
         """Return how an outcome differs from the expected one; empty if it does not."""
         found = [*outcome.wrong, *self._contents(outcome, equal=self._exactly_once)]
-        return found or (self._order(outcome) if self._exactly_once else [])
+        return found or [*self._details(outcome), *(self._order(outcome) if self._exactly_once else [])]
+
+    def _details(self, outcome: Outcome) -> list[str]:
+        found: list[str] = []
+        for topic, detail in self._same:
+            expected, others = (_detailed(side, topic, detail) for side in (self._first, outcome))
+            wrong = [f"{_pair(one[:2])} has {reprlib.repr(one[2])}" for one in others - expected]
+            if wrong:
+                found.append(f"topic {topic}: other {detail}: {_listed(sorted(wrong))}")
+        return found
 
     def _order(self, outcome: Outcome) -> list[str]:
         found: list[str] = []
@@ -162,6 +186,10 @@ def _order_differences(topic: str, expected: Orders, found: Orders) -> list[str]
                 f"record {place + 1} of key {_text(at[1])} is {_text(others[place])}, not {_text(values[place])}"
             )
     return [f"topic {topic}: other order: {_listed(wrong)}"] if wrong else []
+
+
+def _detailed(outcome: Outcome, topic: str, detail: str) -> Counter[tuple[bytes | None, bytes | None, object]]:
+    return Counter((record.key, record.value, _DETAILS[detail](record)) for record in outcome.topics.get(topic, ()))
 
 
 def _listed(found: Sequence[str]) -> str:

@@ -106,8 +106,14 @@ def outcome_of(kafka: MemoryKafka, app: Any, inputs: Iterable[str], ignore: froz
         if name.endswith(SUFFIX):
             outcome.dead_letters[name] = [record.value for _, record in records]
         else:
-            outcome.topics[name] = [Written(number, record.key, record.value) for number, record in records]
+            outcome.topics[name] = [
+                Written(number, record.key, record.value, _headers(record)) for number, record in records
+            ]
     return outcome
+
+
+def _headers(record: Record) -> tuple[tuple[str, bytes | None], ...]:
+    return tuple((name, value) for name, value in record.headers or ())
 
 
 def _hashable(key: object) -> object:

@@ -49,6 +49,21 @@ def test_records_that_are_missing_or_there_too_often() -> None:
     assert differences(changed, exactly_once=False) == []
 
 
+def test_other_headers_and_another_partition_where_they_follow_from_the_app() -> None:
+    changed = outcome()
+    changed.topics["done"][0] = Written(0, b"ann", b"1", (("attempt", b"2"),))
+    changed.topics["done"][2] = Written(0, b"bob", b"3")
+    found = differences(changed)
+    assert found == [
+        "topic done: other headers: 'ann' → '1' has (('attempt', b'2'),)",
+        "topic done: other partition: 'bob' → '3' has 0",
+    ]
+    assert differences(changed, exactly_once=False) == []
+    # They differ without faults, too: headers may carry identifiers, and records without a key go anywhere.
+    assert Expectation([outcome(), changed]).differences(outcome()) == []
+    assert Expectation([outcome(), changed]).unstable == []
+
+
 def test_another_order_of_a_key() -> None:
     changed = outcome()
     changed.topics["done"][:2] = changed.topics["done"][1::-1]

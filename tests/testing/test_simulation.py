@@ -225,6 +225,26 @@ def failing() -> anabranch.App:
     return app
 
 
+def numbering() -> anabranch.App:
+    """Numbers its outputs in a header, by a variable that is not rolled back."""
+    app = anabranch.App("numbering", topic_partitions=4)
+    copies, numbers = app.topic("copies", key_type=str), dict[str, int]()
+
+    @app.agent(app.topic("clicks", key_type=str), name="number")
+    async def number(stream: Any) -> None:
+        async for user, click in stream.items():
+            numbers[user] = numbers.get(user, 0) + 1
+            await copies.send(key=user, value=click, headers={"number": str(numbers[user]).encode()})
+
+    return app
+
+
+def test_headers_are_part_of_the_outcome() -> None:
+    made = Simulation(numbering, inputs={"clicks": [("ann", n) for n in range(60)]}, faults="abort", seeds=10)
+    with pytest.raises(AssertionError, match=r"topic copies: other headers: 'ann' → "):
+        made.same_as_without_faults()
+
+
 def test_the_report_counts_the_dead_letters_that_belong_to_the_result() -> None:
     clicks = [("ann", {"page": n}) for n in range(3)]
     report = Simulation(failing, inputs={"clicks": clicks}, seeds=1).same_as_without_faults()
