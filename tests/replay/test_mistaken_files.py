@@ -154,6 +154,29 @@ def test_a_byte_order_mark_may_arrive_in_pieces(kind: type[LineBuffer], data: by
         assert (b"\n".join(lines), buffer.byte) == (expected.removesuffix(b"\n"), len(data))
 
 
+# ---- fields of folders ----
+
+
+def test_fields_of_folders_leave_a_line_as_it_is_written(tmp_path: Path) -> None:
+    folder = tmp_path / "y=2013"
+    folder.mkdir()
+    lines = [
+        b'{"p":1.50}',
+        b'{"p":1.50,"s":"\\"y\\""}',
+        b'{"p":1.50,"s":"y","l":["y"]}',
+        b'{"p":1.50, "y":5}',
+        b'{"p":1.50,"\\u0079":5}',
+    ]
+    records, bad = both(history(plain(folder, "a.jsonl", b"\n".join(lines)), key="p"))
+    assert not bad
+    assert [key for key, *_ in records] == [b"1.50"] * 5
+    assert [value for _, value, _ in records] == [line[:-1] + b',"y":2013}' for line in lines[:3]] + lines[3:]
+
+
+def test_standard_input_is_refused_with_the_remedy() -> None:
+    assert "save it to a file first" in refusal(lambda: find_history(["-"], Format()))
+
+
 # ---- Avro ----
 
 

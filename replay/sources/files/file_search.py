@@ -142,7 +142,8 @@ def _find_local(spec: str) -> tuple[list[str], bool]:
     try:
         mode = Path(spec).stat().st_mode
     except (OSError, ValueError) as exc:
-        raise Usage(f"{spec}: {getattr(exc, 'strerror', None) or exc}") from None
+        hint = "standard input cannot be read again after a crash: save it to a file first" if spec == "-" else ""
+        raise Usage(f"{spec}: {getattr(exc, 'strerror', None) or exc}", hint=hint) from None
     if stat.S_ISDIR(mode):
         found = _once(files_below(spec))
         if not found:

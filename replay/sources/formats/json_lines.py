@@ -60,11 +60,10 @@ class JsonLinesParser:
         self._fields = fields
         self._max_bytes = max_bytes
         self._names: list[bytes] = [msgspec.json.encode(name) for name in fields]
-        pairs = [
-            b"%b:%b" % (name, msgspec.json.encode(value))
-            for name, value in zip(self._names, fields.values(), strict=True)
-        ]
-        self._more = b",".join(pairs) + b"}"
+        self._pairs = {
+            name: b"%b:%b" % (written, msgspec.json.encode(value))
+            for written, (name, value) in zip(self._names, fields.items(), strict=True)
+        }
         self._mapping = FieldMapping(format, source)
         short = self._mapping.fields.isdisjoint(fields)
         self._key = self._mapping.key_field if short else None
@@ -142,12 +141,15 @@ class JsonLinesParser:
         body = line.strip()
         if body[:1] != b"{" or body[-1:] != b"}":
             raise ValueError(_NO_OBJECT)
-        if any(name in body for name in self._names):
+        more = self._pairs
+        # A name may also be written with escapes.
+        if b"\\" in body or any(name in body for name in self._names):
             own = _decode_any(body)
-            more = {name: value for name, value in self._fields.items() if name not in own}
-            return msgspec.json.encode({**own, **more})
+            more = {name: pair for name, pair in more.items() if name not in own}
+            if not more:
+                return body
         inner = body[:-1].rstrip()
-        return inner + (b"" if inner == b"{" else b",") + self._more
+        return inner + (b"" if inner == b"{" else b",") + b",".join(more.values()) + b"}"
 
     def _one_by_one(self, lines: list[bytes], numbers: Sequence[int], bad: list[BadLine], used: int) -> Parsed:
         records: list[SourceRecord] = []
