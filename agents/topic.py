@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Collection, Generator, Iterable, Mapping, Sequence
+from contextlib import suppress
 from itertools import repeat
 from typing import TYPE_CHECKING, Any, Generic, TypeAlias, Unpack, cast, overload
 
@@ -17,7 +18,7 @@ from ..topics.output import Output
 from ..topics.packed import Rows
 from ..topics.partitioners import RangePartitioner
 from ..topics.producer import Headers
-from ..topics.serde import Codec, codec, decode_json_text, is_finite, key_codec
+from ..topics.serde import Codec, codec, decode_json_text, is_finite, json_lines, key_codec
 from ..topics.threads import daemon_thread
 from .engine.outbox import sendable
 from .event_time.event_time import DEFAULT_IDLE, DEFAULT_JUMP, TimeUnit, Timing
@@ -351,14 +352,38 @@ class Topic(faust.Topic, Generic[K, V]):
         values = list(values)
         plain_values = self._serializer is None and self.value_type is not None
         encode = self._value.encode if plain_values and not _PASSED_ON.intersection(map(type, values)) else None
+        return self._encoded_keys(keys), list(map(encode or self.encode_value, values))
+
+    def _encoded_keys(self, keys: Iterable[object]) -> list[bytes | None]:
         bare_keys = self.key_type is None and self.key_serializer is None
-        raw_keys = list(map(record_key if bare_keys else self.encode_key, keys))
-        return raw_keys, list(map(encode or self.encode_value, values))
+        return list(map(record_key if bare_keys else self.encode_key, keys))
+
+    def records(
+        self, keys: Iterable[object], values: Sequence[object], timestamps_ms: Sequence[int | None]
+    ) -> list[Output]:
+        """Make records of keys and values, as `send` does, several times faster than one by one.
+
+        Raises:
+            BadRecord: a value does not fit its type, or is larger than the topic may take.
+        """
+        encoded: Sequence[bytes | None] = ()
+        if self._serializer is None and self.value_type is None and set(map(type, values)) == {dict}:
+            with suppress(Exception):  # `encode_value` says for which one, and why
+                lines = json_lines(values)
+                if not any(b"null" in line for line in lines):  # otherwise one may be NaN
+                    encoded = lines
+        return self.outputs(self._encoded_keys(keys), encoded or list(map(self.encode_value, values)), timestamps_ms)
 
     def outputs(
-        self, keys: Sequence[bytes | None], values: Sequence[bytes | None], timestamp_ms: int | None
+        self,
+        keys: Sequence[bytes | None],
+        values: Sequence[bytes | None],
+        timestamps_ms: Sequence[int | None] | int | None,
     ) -> list[Output]:
         """Make records of encoded keys and values; see `output`.
+
+        Args:
+            timestamps_ms: those of the records, or that of all of them.
 
         Raises:
             BadRecord: a record is larger than the topic may take.
@@ -368,9 +393,10 @@ class Topic(faust.Topic, Generic[K, V]):
             max([len(key or b"") for key in keys], default=0),
             max([len(value or b"") for value in values], default=0),
         )
+        times = timestamps_ms if isinstance(timestamps_ms, Sequence) else repeat(timestamps_ms)
         if runtime.partitioners.get(name) is not None or sum(sizes) > runtime.max_record_bytes:
-            return list(map(self.output, keys, values, repeat(timestamp_ms)))
-        fields = zip(repeat(name), values, keys, repeat(-1), repeat(timestamp_ms), repeat(None))
+            return list(map(self.output, keys, values, times))
+        fields = zip(repeat(name), values, keys, repeat(-1), times, repeat(None))
         return list(map(tuple.__new__, repeat(Output), fields))  # half the time of calling `Output`
 
     def need(self) -> None:

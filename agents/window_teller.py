@@ -21,7 +21,7 @@ from ..topics.errors import BadRecord, described
 from ..topics.headers import headers_of
 from ..topics.topic_partition import TopicPartition
 from .firings import KIND, ClosingWindow, fire
-from .flows.window_closer import timestamp_of
+from .flows.window_sender import timestamp_of
 from .tables.absent import ABSENT
 from .tables.value_cache import own_copy
 from .tables.window_table import window_partition

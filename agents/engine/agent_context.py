@@ -198,6 +198,17 @@ class AgentContext:
         if self.epoch.full:
             self.router.cut()
 
+    def checks_each(self, stream: RecordFeed) -> bool:
+        """Return whether each record that a stream's agent sends has to go through `send`, not `send_all`."""
+        return bool(self.failures.rules) or stream.queue.isolating
+
+    def send_all(self, outputs: list[Output]) -> None:
+        """Add many records of the running agent to the outbox; each has a timestamp. See `checks_each`."""
+        assert self.current is not None
+        self.epoch.outbox.add_all(outputs, self.current.at)
+        if self.epoch.full:
+            self.router.cut()
+
     def combine(self, topic: str, reduce: Callable[[dict[Any, Any]], object], partials: Callable[[], Partials]) -> None:
         """Reduce the current records into the partial results of the epoch in the outbox.
 

@@ -161,6 +161,16 @@ class Outbox:
         Raises:
             Stop: the epoch already holds `MAX_OUTPUTS` outputs.
         """
+        self._begin_section(at)
+        self.outputs.append(output)
+
+    def add_all(self, outputs: list[Output], at: TopicPartition | None) -> None:
+        """Keep many outputs until the barrier; see `add`."""
+        if outputs:
+            self._begin_section(at)
+            self.outputs += outputs
+
+    def _begin_section(self, at: TopicPartition | None) -> None:
         if len(self.outputs) >= MAX_OUTPUTS:
             raise Stop(
                 f"an agent has sent {MAX_OUTPUTS:,} records in one epoch without finishing its record",
@@ -169,7 +179,6 @@ class Outbox:
         if at is not self._at:
             self._sections.append((len(self.outputs), at))
             self._at = at
-        self.outputs.append(output)
 
     def add_dead_letter(self, letter: Output, source: str) -> None:
         """Append the dead letter of a record, whose position is `source`."""

@@ -3,9 +3,14 @@
 Other agents' results wait for the commit of the epoch that they are in, and for the one that is under way when it ends.
 While that one is under way windows go on closing; if they did so without a limit, and Kafka is slower than they close,
 each epoch would be larger than the one before.
+
+Commits may also take long whatever is in them, because the machine is busy or the brokers are far. Fewer windows do not
+make them shorter then, and a million would never be through. So the limit is lowered only as long as that helps.
 """
 
 from __future__ import annotations
+
+from math import inf
 
 __all__ = ["STEP_S", "ClosingPace"]
 
@@ -14,6 +19,9 @@ STEP_S = 0.05
 
 _COMMIT_S = 0.4
 _FIRST_S, _LEAST_S, _MOST_S = 0.25, 0.005, 1.0
+
+# The least limit where a lower one has not shortened commits to this share.
+_LEAST_OF_SLOW_S, _HELPED = 0.1, 0.75
 
 
 class ClosingPace:
@@ -33,6 +41,7 @@ class ClosingPace:
     def __init__(self) -> None:
         self.most_s = _FIRST_S
         self._epoch, self._spent_s = -1, 0.0
+        self._slow_s = inf  # the last commit, if the limit was lowered because of it
 
     def step_s(self, epoch: int, commit_s: float) -> float:
         """Return for how many seconds windows may be closed now; 0 if that has to wait for the next epoch.
@@ -53,6 +62,9 @@ class ClosingPace:
 
     def _adjust(self, commit_s: float) -> None:
         if commit_s > _COMMIT_S:
-            self.most_s = max(_LEAST_S, self.most_s * max(0.25, _COMMIT_S / 2 / commit_s))
+            least_s = _LEAST_S if commit_s < self._slow_s * _HELPED else _LEAST_OF_SLOW_S
+            self.most_s = max(least_s, self.most_s * max(0.25, _COMMIT_S / 2 / commit_s))
+            self._slow_s = commit_s
         else:
+            self._slow_s = inf
             self.most_s = min(_MOST_S, self.most_s * (2 if commit_s < _COMMIT_S / 2 else 1.25))

@@ -39,6 +39,7 @@ from ..event_time.event_time import Timing
 from ..event_time.time_keeper import channel_name
 from ..event_time.windows import SameWindows, Windows
 from ..runtime import runtime_of
+from ..tables.value_cache import own_copy
 from ..tables.window_table import WindowTable
 from .aggregates import Aggregate, Top, What
 from .element_types import UNKNOWN
@@ -48,10 +49,10 @@ from .operators import Keying, Operator
 from .window_flow import AggregatedWindows, WindowedFlow, WindowRecords, checked_windows, send_windows
 from .window_letters import window_element
 from .window_repartition import ToldTimes, WindowRepartition
+from .window_sender import Portion
 
 if TYPE_CHECKING:
     from ..stream import Stream
-    from ..tables.open_windows import WindowKey
     from ..topic import Topic
     from .flow import Ending
     from .reducers import Reducer
@@ -220,19 +221,21 @@ class WindowPassage:
         self._hold_ms = upstream.spec.windows.gap_ms or 0
         self._told = ToldTimes(into)
 
-    async def send(self, row: WindowKey, value: Any, time_ms: int) -> None:
-        """Reduce a closed window into what is passed on."""
-        key, start_ms, end_ms = row
-        pane = (start_ms, end_ms) if self._is_same else self._windows.pane(end_ms - 1)
-        states = self._into.begin(self._stream)
-        of_pane = states.get(pane)
-        before = len(of_pane or ())
-        for new, element in self._keying.pairs_of(window_element(self._upstream, row, value), key):
-            if of_pane is None:
-                of_pane = states[pane] = {}
-            of_pane[new] = self._how.add(of_pane[new], element) if new in of_pane else self._how.start(element)
-        # In sessions there are as many panes as windows, which are not all counted for each window.
-        self._into.end(self._stream, states, added=len(of_pane or ()) - before)
+    def send(self, portion: Portion) -> None:
+        """Reduce closed windows into what is passed on."""
+        windows, states, how = portion.windows, self._into.begin(self._stream), self._how
+        added = 0  # in sessions there are as many panes as windows, which are not all counted for each portion
+        for portion.number, (row, value) in enumerate(windows):
+            key, start_ms, end_ms = row
+            pane = (start_ms, end_ms) if self._is_same else self._windows.pane(end_ms - 1)
+            of_pane = states.get(pane)
+            before = len(of_pane or ())
+            for new, element in self._keying.pairs_of(window_element(self._upstream, row, own_copy(value)), key):
+                if of_pane is None:
+                    of_pane = states[pane] = {}
+                of_pane[new] = how.add(of_pane[new], element) if new in of_pane else how.start(element)
+            added += len(of_pane or ()) - before
+        self._into.end(self._stream, states, added=added)
 
     def move(self, at: TopicPartition, watermark_ms: int, *, woke: bool, idle: bool) -> None:
         """Pass on a watermark, if it matters; see `Passage`."""

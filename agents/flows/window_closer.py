@@ -19,11 +19,11 @@ from ..event_time.channel import END_MS, Channel
 from ..firings import KIND, ClosingWindow, fire
 from ..runtime import runtime_of
 from ..tables.absent import ABSENT
-from ..tables.value_cache import own_copy
 from ..tables.window_table import WindowTable, window_content, window_partition
 from .closing_pace import STEP_S, ClosingPace
 from .window_agents import LOOK_S
 from .window_letters import is_whole, retold, window_element
+from .window_sender import Portion, Receiver, timestamp_within
 
 if TYPE_CHECKING:
     from ...topics.message import Message
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from ..tables.open_windows import WindowKey
     from ..tables.window_content import WindowContent
 
-__all__ = ["Listeners", "Passage", "Send", "WindowCloser", "timestamp_of", "timestamp_within"]
+__all__ = ["Listeners", "Passage", "WindowCloser"]
 
 _CHUNK = 20_000
 """Windows that are closed before the worker does something else: commits, or processes records of other agents."""
@@ -44,16 +44,8 @@ _PAUSE_S = 0.001
 _PORTION = 100
 
 
-Send = Callable[["WindowKey", Any, int], Any]
-"""Sends a window: its row, its value, and the stream time in milliseconds. Returns an awaitable."""
-
-
-class Passage(Protocol):
+class Passage(Receiver, Protocol):
     """Passes closed windows on to another table of windows, and how far time is: see `window_chains.py`."""
-
-    async def send(self, row: WindowKey, value: Any, time_ms: int) -> None:
-        """Pass on a closed window; see `Send`."""
-        ...
 
     def move(self, at: TopicPartition, watermark_ms: int, *, woke: bool, idle: bool) -> None:
         """Pass on the watermark of a partition whose complete windows were all passed on.
@@ -68,19 +60,19 @@ class Passage(Protocol):
 
 @dataclass
 class Listeners:
-    """The functions of a program that are called with the windows of a table.
+    """Who gets the windows of a table.
 
     Attributes:
-        finals: are called for each window that closes.
-        updates: are called for each window that has changed, and is open.
+        finals: get each window that closes.
+        updates: get each window that has changed, and is open.
         passages: make the passages to other tables, for the stream of an agent's call.
-        every_s: how long a window has changed, at most, before `updates` are called; by the wall clock.
-        updated: when `updates` were called last, and how many commits the worker had made then; before that, when the
+        every_s: how long a window has changed, at most, before `updates` get it; by the wall clock.
+        updated: when `updates` got windows last, and how many commits the worker had made then; before that, when the
             agent began. An agent that fails is restarted, and has to know it.
     """
 
-    finals: list[Send] = field(default_factory=list["Send"])
-    updates: list[Send] = field(default_factory=list["Send"])
+    finals: list[Receiver] = field(default_factory=list["Receiver"])
+    updates: list[Receiver] = field(default_factory=list["Receiver"])
     passages: list[Callable[[Stream], Passage]] = field(default_factory=list["Callable[[Stream], Passage]"])
     every_s: float = LOOK_S
     updated: tuple[float, int] | None = None
@@ -102,7 +94,7 @@ class WindowCloser:
             partition.held_back = None  # of the agent function's last call
         self._seen: set[PartitionQueue] = set()
         self._passages = [begin(stream) for begin in listeners.passages]
-        self._finals = [*listeners.finals, *(passage.send for passage in self._passages)]
+        self._finals = [*listeners.finals, *self._passages]
         self._woke: set[PartitionQueue] = set()
         self._idle: set[PartitionQueue] = set()
         self._left = _CHUNK  # windows that may still be sent in the running call of `close`
@@ -253,35 +245,43 @@ class WindowCloser:
                 rows = state.open.take_changed(min(self._left, _PORTION))
                 if not rows:
                     break
+                stream.context.epoch.touch()  # what is taken is committed; and if one fails, it is rolled back
                 await self._send(self._listeners.updates, at, rows, state.keeper.time_ms)
             else:
                 self._more_updates = True
 
-    async def _send(self, sends: Sequence[Send], at: TopicPartition, rows: Sequence[WindowKey], time_ms: int) -> None:
+    async def _send(
+        self, receivers: Sequence[Receiver], at: TopicPartition, rows: Sequence[WindowKey], time_ms: int
+    ) -> None:
         """Send windows. One that cannot be sent goes to the failure policy, and nothing of it is sent."""
         stream, partition = self._stream, window_partition(self._table)[0]
-        alone = stream.queue.isolating or bool(stream.queue.at(at).poisoned)
         self._left -= len(rows)
         message, stream.message = stream.message, None
-        for row in rows:
-            value = partition.find(row)
-            if value is ABSENT:
-                continue
-            if alone:
-                await fire(stream, self._firing(sends, at, row, value, time_ms))
-                continue
-            try:
-                await _tell(sends, row, value, time_ms)
-            except Stop:
-                raise
-            except BaseException as exc:
-                # As `fire` does it. Its record is made only here, because many windows close at once.
-                stream.message = self._firing(sends, at, row, value, time_ms).record
-                if isinstance(exc, Exception):
-                    stream.context.epoch.want_rollback()
-                raise
+        if stream.queue.isolating or stream.queue.at(at).poisoned:
+            for row in rows:
+                value = partition.find(row)
+                if value is not ABSENT:
+                    await fire(stream, self._firing(receivers, at, row, value, time_ms))
+        else:
+            values = partition.get_many(rows)
+            windows = [pair for pair in zip(rows, values, strict=True) if pair[1] is not ABSENT]
+            self._send_together(receivers, at, Portion(stream, windows, time_ms))
         stream.message = message
         self._look_at_clock()
+
+    def _send_together(self, receivers: Sequence[Receiver], at: TopicPartition, portion: Portion) -> None:
+        try:
+            for receiver in receivers:
+                receiver.send(portion)
+        except Stop:
+            raise
+        except BaseException as exc:
+            # As `fire` does it. Its record is made only here, because many windows close at once.
+            firing = self._firing(receivers, at, *portion.windows[portion.number], portion.time_ms)
+            self._stream.message = firing.record  # pyright: ignore[reportAttributeAccessIssue]
+            if isinstance(exc, Exception):
+                self._stream.context.epoch.want_rollback()
+            raise
 
     def _look_at_clock(self) -> None:
         if clock.now_s() >= self._until_s:
@@ -289,14 +289,14 @@ class WindowCloser:
 
     def _firing(
         self,
-        sends: Sequence[Send],
+        receivers: Sequence[Receiver],
         at: TopicPartition,
         row: WindowKey,
         value: Any,
         time_ms: int,
         again: tuple[int, int] | None = None,
     ) -> ClosingWindow:
-        table, is_update = self._table, sends is self._listeners.updates
+        table, is_update = self._table, receivers is self._listeners.updates
         return ClosingWindow(
             self._stream,
             table,
@@ -306,7 +306,7 @@ class WindowCloser:
             source=table.spec.source,
             due_ms=timestamp_within(row, time_ms),
             as_="update" if is_update else "final",
-            tell=lambda: _tell(sends, row, value, time_ms),
+            tell=lambda: _tell(receivers, Portion(self._stream, [(row, value)], time_ms)),
             # Other windows that are made of it have closed without it.
             returns=lambda: not (is_update or self._passages) and (value is ABSENT or is_whole(table, row, value)),
             again=again,
@@ -339,14 +339,15 @@ class WindowCloser:
         return not state.open.has_due(watermark_ms)
 
 
-async def _tell(sends: Sequence[Send], row: WindowKey, value: Any, time_ms: int) -> None:
-    if value is ABSENT:
+async def _tell(receivers: Sequence[Receiver], portion: Portion) -> None:
+    """Send a single window."""
+    if portion.windows[0][1] is ABSENT:
         raise BadRecord(
             "the table does not have the window any more, and neither has its dead letter",
             hint="its value was larger than a dead letter may be",
         )
-    for send in sends:
-        await send(row, own_copy(value), time_ms)
+    for receiver in receivers:
+        receiver.send(portion)
 
 
 def _held_offset(stream: Stream, batch: QueuedBatch) -> int:
@@ -357,18 +358,3 @@ def _held_offset(stream: Stream, batch: QueuedBatch) -> int:
     last = batch.messages[-1]
     own = carries_control(batch.at.topic, runtime_of(stream.app).conf.id) and is_control(last)
     return cast(int, last.offset()) if own else -1
-
-
-def timestamp_of(end_ms: int) -> int:
-    """Return the timestamp of the record for a closed window, in milliseconds: the window's last one.
-
-    Kafka has no timestamps before 1970. Windows that end earlier have the first one that can be sent.
-    """
-    return max(1, end_ms - 1)
-
-
-def timestamp_within(row: WindowKey, time_ms: int) -> int:
-    """Return the timestamp of the record for a window, in milliseconds: stream time, but not outside of the window. See
-    `timestamp_of`."""
-    _, start_ms, end_ms = row
-    return min(timestamp_of(end_ms), max(1, start_ms, time_ms))

@@ -37,9 +37,9 @@ from .late_records import LateRecords
 from .operators import Filter, FlatMap, Keying, Map, Operator, Select, WithColumns
 from .reducers import AggregateReducer, PairReducer, Reducer
 from .window_agents import Source, control_apart
-from .window_closer import Listeners, WindowCloser, timestamp_within
-from .window_letters import window_element
+from .window_closer import Listeners, WindowCloser
 from .window_repartition import ToldTimes, WindowRepartition
+from .window_sender import WindowSender
 from .window_states import Joining, merge_panes
 
 if TYPE_CHECKING:
@@ -481,21 +481,15 @@ def send_windows(records: WindowRecords, keyed: tuple[What, What] | None, topic:
     Args:
         keyed: what is the key of the records, and what is left of the windows; None: their own key counts.
     """
-    made, whole_key = records.made, records.every_s is not None
+    made = records.made
     target, table = made.app.topic(topic) if isinstance(topic, str) else topic, made.table
     keying = Keying(made.flow.topic, records.steps, keyed, fields=part)
-
-    async def send(row: WindowKey, value: Any, time_ms: int) -> None:
-        own_key = row if whole_key else row[0]
-        for key, element in keying.pairs_of(window_element(table, row, value), own_key):
-            timestamp_s = timestamp_within(row, time_ms) / 1000
-            await target.send(key=cast(Any, key), value=cast(Any, element), timestamp=timestamp_s)
-
-    made.listeners.finals.append(send)
+    sender = WindowSender(table, keying, target, whole_key=records.every_s is not None)
+    made.listeners.finals.append(sender)
     table.is_sent = True
     if records.every_s is not None:
         made.listeners.every_s = records.every_s
-        made.listeners.updates.append(send)
+        made.listeners.updates.append(sender)
     which = "final()" if records.every_s is None else f"updates(every={records.every_s:g} s)"
     to = f"topic {target.get_topic_name()}"
     text = FlowDescription.of(f"{which} of table {table.name}", records.steps, keyed, "", to)

@@ -68,7 +68,7 @@ class OpenWindows:
         self._heap: list[int] = []
         self._by_key: dict[Any, set[WindowKey]] = {}  # of sessions
         # Those that are being closed: first they are sorted, in parts, then these are merged.
-        self._closing_at = self._closing_left = 0
+        self._closing_at, self._closing_left = NEVER_MS, 0
         self._unsorted: Iterator[WindowKey] | None = None
         self._sorted: list[list[tuple[bytes, WindowKey]]] = []
         self._closing: Iterator[tuple[bytes, WindowKey]] = iter(())
@@ -96,10 +96,12 @@ class OpenWindows:
         """Return whether windows may be complete; they may be among those that pending changes will add."""
         return self._expected_ms < watermark_ms or self.has_due(watermark_ms)
 
-    def existing(self, keys: Iterable[WindowKey]) -> list[WindowKey]:
-        """Return the keys of those windows that are noted as open."""
+    def possible(self, keys: Iterable[WindowKey]) -> list[WindowKey]:
+        """Return the keys of those windows that may exist: they are noted as open, are being closed, or are so old that
+        they may be closed."""
         known, after = self._open, self._windows.closes_after_ms
-        return [key for key in keys if (at := after(key[2])) in known and key in known[at]]
+        begun_ms = max(self.closed_ms - 1, self._closing_at, NEVER_MS if self.after is None else self.after[0])
+        return [key for key in keys if (at := after(key[2])) <= begun_ms or (at in known and key in known[at])]
 
     def add_all(self, end_ms: int, keys: Sequence[WindowKey]) -> None:
         """Note that windows with an end exist and are not closed; they are no sessions. What was expected is added."""

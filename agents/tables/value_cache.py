@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection
 from copy import deepcopy
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
-from itertools import islice
+from itertools import chain, islice
 from typing import Any
 from uuid import UUID
 
@@ -34,7 +34,11 @@ _SAMPLE = 1_000  # keys that are measured, evenly spread; measuring all of them 
 
 def own_copy(value: Any) -> Any:
     """Return a value that its receiver may change; the value itself, or ABSENT, if it cannot be changed."""
-    return value if value is ABSENT or type(value) in IMMUTABLE else deepcopy(value)
+    if value is ABSENT or type(value) in IMMUTABLE:
+        return value
+    if type(value) is dict and IMMUTABLE.issuperset(map(type, chain(value, value.values()))):
+        return value.copy()  # as most aggregates are; a tenth of the time of a deep copy
+    return deepcopy(value)
 
 
 class ValueCache(dict[object, Any]):

@@ -321,10 +321,12 @@ class WindowContent:
         return self._stored.decoded_items(_current(self.store.items(), self.store.get(STREAM_TIME), self._expires_ms))
 
     def many_below_epoch(self, keys: Sequence[object]) -> list[Any]:
-        """Return the values that the epoch began with, ABSENT where there is none; agents ask for open windows only."""
+        """Return the values that the epoch began with, ABSENT where there is none or where the window is expired."""
         if not self._is_loaded:
             return self._stored.many_below_epoch(keys)
-        there = self.open.existing(cast("Sequence[WindowKey]", keys))  # others need not be looked for in the store
+        there = self.open.possible(cast("Sequence[WindowKey]", keys))  # others need not be looked for in the store
+        if self._expires_ms is not None and NEVER_MS < (closed_ms := self.open.closed_ms) < END_MS:
+            there = [key for key in there if key[2] + self._expires_ms > closed_ms]
         if not there:
             return [ABSENT] * len(keys)
         found = dict(zip(there, self._stored.many_below_epoch(there), strict=True))

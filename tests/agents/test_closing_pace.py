@@ -47,9 +47,17 @@ def test_as_many_windows_close_as_commits_allow() -> None:
 def test_after_some_slow_commits_as_many_windows_close_as_before() -> None:
     pace = ClosingPace()
     commits(pace, 10, 1.0, least_s=1.5)
-    assert pace.most_s == 0.005
+    assert pace.most_s == 0.1
     commits(pace, 40, 0.1, first=10, least_s=0.25)
     assert pace.most_s == 1.0
+
+
+@pytest.mark.parametrize("least_s", [0.45, 0.7, 3.0])
+def test_where_commits_are_slow_anyway_windows_close_nevertheless(least_s: float) -> None:
+    pace = ClosingPace()
+    took_s = commits(pace, 100, 1.0, least_s=least_s)
+    assert sum(took_s) - 100 * least_s >= 8, "seconds of closing"
+    assert max(took_s[10:]) <= least_s + 0.2
 
 
 def test_slow_commits_of_others_do_not_slow_down_windows_of_which_few_close() -> None:

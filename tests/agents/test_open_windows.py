@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from anabranch import Sessions, Tumbling
+from anabranch.agents.event_time.channel import END_MS
 from anabranch.agents.event_time.windows import Windows
 from anabranch.agents.tables import open_windows
 from anabranch.agents.tables.open_windows import OpenWindows
@@ -52,3 +53,17 @@ def test_a_row_with_times_that_are_whole_floats_is_that_with_integers() -> None:
             KEYS.keep(wrong)
         with pytest.raises(BadRecord):
             KEYS.keep_all([wrong])
+
+
+def test_windows_that_are_being_closed_or_are_closed_may_exist_and_others_only_if_they_are_open() -> None:
+    windows = OpenWindows(Tumbling("10s"), KEYS.keep_all)
+    closing, later, unknown = ("ann", 0, 10_000), ("ann", 10_000, 20_000), ("zoe", 10_000, 20_000)
+    for row in (closing, later):
+        windows.add(row)
+    assert windows.possible([closing, later, unknown]) == [closing, later]
+    assert windows.take_due(15_000, 1) == [closing]
+    assert windows.possible([closing, later, unknown]) == [closing, later]
+    assert windows.take_due(15_000, 1) == []
+    assert windows.possible([closing, later, unknown]) == [closing, later]
+    windows.close_due(END_MS)
+    assert windows.possible([closing, later, unknown]) == [closing, later, unknown]
