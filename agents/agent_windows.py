@@ -65,7 +65,7 @@ if TYPE_CHECKING:
     from .tables.window_content import Input
     from .topic import Topic
 
-__all__ = ["AgentWindows", "windows_of"]
+__all__ = ["AgentWindows", "refuse_groups", "windows_of"]
 
 # Until the next look at windows that could not close because the epoch has to end.
 _SOON_S = 0.02
@@ -149,7 +149,7 @@ class AgentWindows(WindowWriter):
             stream.max_ahead_ms = min((bound for bound in bounds if bound is not None), default=None)
         self._teller = WindowTeller(stream, tables)
         self._record: _Record | None = None
-        self._waits = False
+        self.has_taken_groups = self._waits = False
         for table in tables:
             table.is_read = True
 
@@ -175,13 +175,8 @@ class AgentWindows(WindowWriter):
     def pane(self, table: AgentWindowTable[Any]) -> Pane | None:
         """Return the pane of the record that the agent processes; see `WindowWriter`."""
         stream, record = self.stream, self.record
-        if stream.grouped or stream.queue.shared:
-            raise Usage(
-                f"agent {stream.name} writes to table {table.name}, which has windows, and "
-                + ("takes several records at a time" if stream.grouped else "has concurrency > 1"),
-                hint="windows need each record by itself, in order: iterate the stream, "
-                "and use more partitions instead of concurrency",
-            )
+        if stream.queue.shared or self.has_taken_groups:
+            raise _not_alone(stream, table)
         time_ms = record.time_ms(table.time)
         if time_ms is None:
             time_ms = table.time.of_record(record)  # raises, and says why
@@ -292,7 +287,8 @@ class AgentWindows(WindowWriter):
             self.forwarded.pass_record(at, message, _Record(self, message, value).time_ms)
         return True
 
-    def _contents(self, at: TopicPartition) -> Iterator[tuple[AgentWindowTable[Any], WindowContent]]:
+    def contents(self, at: TopicPartition) -> Iterator[tuple[AgentWindowTable[Any], WindowContent]]:
+        """Yield the tables, each with what a partition of this worker holds."""
         for table in self._tables:
             state = table.states.get(at.partition)
             if state is not None:
@@ -303,7 +299,7 @@ class AgentWindows(WindowWriter):
     def _moves(self, at: TopicPartition, record: _Record) -> bool:
         """Bring stream time forward to a record; return whether windows are complete now."""
         name, is_due = (self.stream.name, at.topic), False
-        for table, content in self._contents(at):
+        for table, content in self.contents(at):
             if name in content.inputs:
                 self._move(table, content, record)
                 if content.open.has_due(content.watermark_ms):
@@ -330,7 +326,7 @@ class AgentWindows(WindowWriter):
         """Commit stream time with the offset too, for those who want to know what would be late; see `late_history`."""
         if at.topic not in self._names or carries_control(at.topic, self._group):
             return
-        for table, content in self._contents(at):
+        for table, content in self.contents(at):
             channel = content.inputs.get((self.stream.name, at.topic))
             if channel is not None and table.time == STREAM:
                 self.stream.queue.at(at).channel_state = channel.state
@@ -354,7 +350,7 @@ class AgentWindows(WindowWriter):
             partition.channel_state = keeper.state
             if keeper.time_ms != END_MS:
                 return
-        for _, content in self._contents(at):
+        for _, content in self.contents(at):
             channel = content.inputs.get((self.stream.name, at.topic))
             if channel is not None:
                 channel.end()
@@ -377,7 +373,7 @@ class AgentWindows(WindowWriter):
     def _hear_time(self, at: TopicPartition, by: str, heard: ControlRecord | tuple[int, str, int, int]) -> None:
         """Take stream time of source partitions into account: a watermark message, or what a record says of it."""
         name = self.stream.name, at.topic
-        for table, content in self._contents(at):
+        for table, content in self.contents(at):
             if self._times.get(table.time) == by:
                 keeper = content.heard.setdefault(name, TimeKeeper())
                 keeper.hear(heard) if isinstance(heard, ControlRecord) else keeper.hear_record(*heard)
@@ -408,7 +404,7 @@ class AgentWindows(WindowWriter):
             return
         if self.forwarded is not None and self._idleness is not None:
             self.forwarded.rest(at, idle_ms, repeats=self._idleness.repeats(stream.queue.at(at), clock.now_s()))
-        for table, content in self._contents(at):
+        for table, content in self.contents(at):
             channel = content.inputs.get((stream.name, at.topic))
             if channel is not None:
                 before_ms = channel.time_ms
@@ -436,7 +432,7 @@ class AgentWindows(WindowWriter):
             await self._call(table, table.on_close, at, rows[0])
 
     def _due(self, at: TopicPartition) -> Iterator[tuple[int, AgentWindowTable[Any], WindowContent]]:
-        for table, content in self._contents(at):
+        for table, content in self.contents(at):
             first_ms, watermark_ms = content.open.first_ms, content.watermark_ms
             if table.on_close is None or first_ms is None or not content.open.has_due(watermark_ms):
                 continue
@@ -449,7 +445,7 @@ class AgentWindows(WindowWriter):
         Args:
             divisible: stop when the epoch has to end; the rest closes in the next one.
         """
-        for table, content in self._contents(at):
+        for table, content in self.contents(at):
             if (self.stream.name, at.topic) not in content.inputs:
                 continue
             if table.on_close is None:
@@ -511,6 +507,29 @@ def windows_of(stream: Stream) -> AgentWindows | None:
         return None
     stream.takes_control = stream.takes_control or not stream.grouped
     return AgentWindows(stream, tables)
+
+
+def refuse_groups(windows: AgentWindows) -> None:
+    """Refuse several records at a time to an agent that writes windows, also in another loop: while it takes them,
+    records move no time, and no window closes. One that has not written yet must not do so any more.
+
+    Raises:
+        Usage: it has written, in a partition of this worker.
+    """
+    windows.has_taken_groups, stream = True, windows.stream
+    for at in stream.queue.partitions:
+        for table, content in windows.contents(at):
+            if (stream.name, at.topic) in content.inputs:
+                raise _not_alone(stream, table)
+
+
+def _not_alone(stream: Stream, table: AgentWindowTable[Any]) -> Usage:
+    why = "has concurrency > 1" if stream.queue.shared else "takes several records at a time"
+    return Usage(
+        f"agent {stream.name} writes to table {table.name}, which has windows, and {why}",
+        hint="windows need each record by itself, in order: iterate the stream, "
+        "and use more partitions instead of concurrency",
+    )
 
 
 def _forwards_for_timers(stream: Stream) -> bool:

@@ -27,7 +27,7 @@ from ..topics import clock
 from ..topics.errors import Usage
 from ..topics.packed import Package
 from ..topics.topic_partition import TopicPartition
-from .agent_windows import AgentWindows, windows_of
+from .agent_windows import AgentWindows, refuse_groups, windows_of
 from .decoded_batches import SKIPPED, decoded, in_memory, last_of, record_batch
 from .engine.firing import FiringRecord
 from .engine.partition_queue import QueuedBatch
@@ -163,6 +163,8 @@ class Stream(faust.Stream[V_co]):
         await self.maybe_start()
         self._looks = _Looks()
         self.windows = windows_of(self)
+        if grouped and self.windows is not None:
+            refuse_groups(self.windows)
         if not self._registered:
             self._registered = True
             self.context.add_stream(self)
@@ -493,7 +495,7 @@ def _repartition_topic(stream: Stream[Any], name: str, partitions: int | None) -
     """
     prefix = f"{stream.prefix}-" if stream.prefix and not stream.topic.has_prefix else ""
     names, of_run = stream.topic.topics, runtime_of(stream.app).name_in_program
-    made = stream.topic.derive(
+    derived = stream.topic.derive(
         # One topic, also where the stream's records come from several.
         topics=None if len(names) == 1 else ["-".join(map(of_run, names))],
         prefix=prefix,
@@ -501,8 +503,9 @@ def _repartition_topic(stream: Stream[Any], name: str, partitions: int | None) -
         partitions=partitions,
         internal=True,
     )
-    runtime_of(stream.app).own_repartition(made.topics[0], f"agent {stream.name} ({', '.join(names)})")
-    return cast("Topic", made)
+    made = cast("Topic", derived)
+    runtime_of(stream.app).own_repartition(made.get_topic_name(), f"agent {stream.name} ({', '.join(names)})")
+    return made
 
 
 async def _groups(stream: Stream[Any], max_: int, within: Seconds | None) -> AsyncIterator[Group]:

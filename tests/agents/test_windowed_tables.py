@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import anabranch
@@ -254,6 +256,42 @@ def test_an_agent_that_takes_several_records_cannot_write_windows() -> None:
     with pytest.raises(Stop, match="takes several records"), World(app) as world:
         send(world, 1, 2)
         world.advance(5)
+
+
+@pytest.mark.parametrize("before", [0, 1], ids=["before-it-writes", "after-it-has-written"])
+@pytest.mark.parametrize("taking", ["take", "batches"])
+def test_an_agent_that_takes_several_records_for_a_while_cannot_write_windows_either(
+    before: int, taking: str, tmp_path: Path
+) -> None:
+    """Records that it takes together would move no time; in a bounded run it would get the end of the input as one."""
+
+    def app() -> anabranch.App:
+        app = anabranch.App("w", topic_partitions=1)
+        views = tumbling()(app)
+
+        async def count(stream: Any) -> None:
+            if before:
+                async for view in stream:
+                    views[view.page] += 1
+                    break
+            async for _ in stream.take(2, within=1) if taking == "take" else stream.batches():
+                break
+            async for view in stream:
+                views[view.page] += 1
+
+        app.agent(app.topic("views", value_type=View), name="count")(count)
+        return app
+
+    with pytest.raises(Stop, match="takes several records"), World(app) as world:
+        for at in (1, 2, 3, 4):
+            send(world, at)
+            world.advance(2)
+    if taking == "batches" and not before:
+        return  # one batch would hold the whole input
+    file = tmp_path / "views.jsonl"
+    file.write_text("".join(json.dumps({"page": "a", "at": at}) + "\n" for at in range(9)))
+    with World(app) as world, pytest.raises(Stop, match="takes several records"):
+        world.run({"views": file})
 
 
 def test_private_keys_and_fields_of_windowed_tables_are_not_shown() -> None:

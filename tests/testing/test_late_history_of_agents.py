@@ -173,6 +173,39 @@ def test_dead_letters_that_would_be_late_are_counted() -> None:
         assert (count.late, count.records) == (2, 3)
 
 
+def test_a_timer_that_fires_again_is_no_late_record() -> None:
+    def make() -> anabranch.App:
+        app = anabranch.App("shop", topic_partitions=2)
+        by_user = app.Table("by-user", default=int).tumbling(10, expires=15).relative_to_stream()
+
+        @app.agent(app.topic("sales", value_type=Sale, partitions=2, idle_after=None), name="count")
+        async def count(stream: Any) -> None:
+            async for sale in stream:
+                by_user[sale.user] += 1
+                if sale.at == NOON_S + 1:
+                    app.at((NOON_S + 20) * 1000, key=sale.user, name="remind")
+
+        @count.on_timer("remind")
+        async def remind(timer: Any) -> None:
+            raise ValueError("bad")
+
+        return app
+
+    with World(make, start=START) as world:
+        sell(world, 1)
+        world.advance(90)
+        sell(world, 90)
+        environment = world.environment
+        with environment.entered():
+            cluster = environment.kafka.cluster()
+            (letter,) = (letter for letter, _ in Republisher(cluster, "sales.dlq").read(DeadLetterFilter()))
+            assert letter.reason == "timer"
+            assert count_late_letters(cluster, [letter], None, make(), now=False) == []
+            assert count_late_letters(cluster, [letter], None, now=False) == []
+            (count,) = count_late_letters(cluster, [letter], "sales", now=False)  # as a record, with --to
+        assert count.late == 1
+
+
 def test_a_time_row_is_found_however_long_ago_it_was_written(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("anabranch.replay.time_rows._LAST", 1)
     make: Callable[[], anabranch.App] = app_of
