@@ -5,12 +5,13 @@ this process has the packages of others and `anabranch.agents`; it imports what 
 with the folder, environment, arguments and files of its command, and ends as the interpreter does. `Shell.start` starts
 real processes.
 
-As a program, with the descriptors of two sockets as its arguments, it is the server; `ForkServer` is its client. Each
-connection asks for one command: a request in JSON with standard input, output and error beside it; the answers are the
-process id, then the wait status. A connection that is closed before kills its command. The second socket is the
-server's leash: it ends with its client.
+As a program, with the path of an interpreter and the descriptors of two sockets as its arguments, it is the server;
+`ForkServer` is its client. Each connection asks for one command: a request in JSON with standard input, output and
+error beside it; the answers are the process id, then the wait status. A connection that is closed before kills its
+command. The second socket is the server's leash: it ends with its client.
 
-`ForkServer.program` is a program that asks for one: a shell runs it as `anabranch`.
+`ForkServer.program` is a program that asks for one: a shell runs it as `anabranch`. Another one is `sys.executable` in
+the forks, so that the workers that a command starts are forks, too.
 """
 
 from __future__ import annotations
@@ -51,9 +52,19 @@ for number in passed:
 signal.pthread_sigmask(signal.SIG_UNBLOCK, passed)
 code = os.waitstatus_to_exitcode(int(channel.recv(64)))
 if code < 0:
-    signal.signal(-code, signal.SIG_DFL)
+    if -code != signal.SIGKILL:
+        signal.signal(-code, signal.SIG_DFL)
     os.kill(os.getpid(), -code)
 os._exit(code)
+"""
+
+# Stands for the interpreter in a fork: `python -m anabranch …` is another fork, anything else, and a command with
+# a hash seed of its own, a real interpreter.
+_INTERPRETER = """#!{python} -IS
+import os, sys
+if sys.argv[1:3] != ["-m", "anabranch"] or "PYTHONHASHSEED" in os.environ:
+    os.execv({executable!r}, [{executable!r}, *sys.argv[1:]])
+del sys.argv[1:3]
 """
 
 
@@ -68,15 +79,23 @@ class ForkServer:
         self._folder = tempfile.TemporaryDirectory(prefix="anabranch-forks-")
         self._path = str(Path(self._folder.name) / "socket")
         self.program = Path(self._folder.name) / "bin" / "anabranch"
+        interpreter = Path(self._folder.name) / "python"  # not in a folder of the commands' PATH
+        python = Path(sys.executable).resolve()
+        command = _COMMAND.format(python=python, path=self._path)
+        texts = {
+            self.program: command,
+            interpreter: _INTERPRETER.format(python=python, executable=sys.executable) + command,
+        }
         self.program.parent.mkdir()
-        self.program.write_text(_COMMAND.format(python=Path(sys.executable).resolve(), path=self._path))
-        self.program.chmod(0o755)
+        for program, text in texts.items():
+            program.write_text(text)
+            program.chmod(0o755)
         self._leash, theirs = socket.socketpair()
         with theirs, socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
             listener.bind(self._path)
             listener.listen()
             given = [listener.fileno(), theirs.fileno()]
-            command = [sys.executable, __file__, *map(str, given)]
+            command = [sys.executable, __file__, str(interpreter), *map(str, given)]
             self._process = subprocess.Popen(command, pass_fds=given, stdin=subprocess.DEVNULL)
 
     def run(
@@ -200,7 +219,8 @@ def _tell(channel: socket.socket, number: int) -> None:
 
 def main() -> None:
     """Serve; in a fork, be the command."""
-    listener, leash = (socket.socket(fileno=int(number)) for number in sys.argv[1:])
+    interpreter, *given = sys.argv[1:]
+    listener, leash = (socket.socket(fileno=int(number)) for number in given)
     del sys.path[0]
     for name in PRELOADED:
         importlib.import_module(name)
@@ -214,6 +234,7 @@ def main() -> None:
     os.chdir(request["cwd"])
     sys.path.insert(0, request["cwd"])
     importlib.invalidate_caches()
+    sys.executable = interpreter
     sys.argv = ["anabranch", *request["arguments"]]
     runpy.run_module("anabranch", run_name="__main__", alter_sys=True)
 

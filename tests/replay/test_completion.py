@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from fork_server import ForkServer
 
 APP = """
 from anabranch import App
@@ -40,13 +40,9 @@ complete -p anabranch
 
 
 @pytest.fixture
-def environment(tmp_path: Path) -> dict[str, str]:
-    command = tmp_path / "bin" / "anabranch"
-    command.parent.mkdir()
-    command.write_text(f'#!/bin/sh\nexec {sys.executable} -m anabranch "$@"\n')
-    command.chmod(0o755)
+def environment(tmp_path: Path, forks: ForkServer) -> dict[str, str]:
     (tmp_path / "shop.py").write_text(APP)
-    return {**os.environ, "PATH": f"{command.parent}{os.pathsep}{os.environ['PATH']}"}
+    return {**os.environ, "PATH": f"{forks.program.parent}{os.pathsep}{os.environ['PATH']}"}
 
 
 def test_bash_completes_commands_options_apps_tables_and_topics(tmp_path: Path, environment: dict[str, str]) -> None:

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
-import sys
 
 from anabranch.topics.cluster import Cluster
 from anabranch.topics.partitioner_registry import PartitionerRegistry
 from anabranch.topics.partitioners import RangePartitioner
+from fork_server import ForkServer
 
 WORDS = [f"{letter}{number:02}" for letter in "abcdefghijkl" for number in range(20)]
 
 
-def anabranch(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "anabranch", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=150, check=False)
+def test_a_learned_partitioner_is_replayed_by_and_kept(
+    broker: Cluster, fresh, drain, tmp_path, forks: ForkServer
+) -> None:
+    def anabranch(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return forks.run(arguments, cwd=tmp_path, env=os.environ, timeout_s=150)
 
-
-def test_a_learned_partitioner_is_replayed_by_and_kept(broker: Cluster, fresh, drain, tmp_path) -> None:
     topic, there = fresh("words"), ("-b", broker.bootstrap_servers)
     words = tmp_path / "words.txt"
     words.write_text("".join(f"{word},1\n" for word in WORDS))
