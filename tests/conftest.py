@@ -31,7 +31,6 @@ from anabranch.replay.testing.broker_container import broker_container
 from anabranch.topics import clock, private_texts
 from anabranch.topics.admin import Admin
 from anabranch.topics.cluster import Cluster
-from anabranch.topics.devbroker import broker as devbroker
 from anabranch.topics.devbroker.broker import EmbeddedBroker
 from anabranch.topics.devbroker.distribution import KAFKA_VERSION
 from anabranch.topics.memory.memory_cluster import MemoryCluster
@@ -60,9 +59,9 @@ for name in (
 # start costs. No test needs them.
 os.environ.setdefault("SSL_CERT_FILE", os.devnull)
 
-# Brokers of tests live for seconds or minutes: without Java's second compiler they take half the processor time.
-_aot_flags = devbroker.aot_flags
-devbroker.aot_flags = lambda kafka: [*_aot_flags(kafka), "-XX:TieredStopAtLevel=1"]
+# Brokers of tests live for seconds or minutes: without Java's second compiler they take half the processor time, and so
+# do those that commands start.
+os.environ["ANABRANCH_JAVA_OPTIONS"] = "-XX:TieredStopAtLevel=1"
 
 ENGINE_S = 2
 DRAIN_S = 90.0

@@ -100,7 +100,9 @@ class Shell:
 @pytest.fixture
 def shell(tmp_path: Path, broker: Cluster, forks: ForkServer) -> Iterator[Shell]:
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("KAFKA_", "ANABRANCH_"))}
-    here = Shell(tmp_path, {**environment, "KAFKA_BOOTSTRAP_SERVERS": broker.bootstrap_servers}, forks)
+    environment["KAFKA_BOOTSTRAP_SERVERS"] = broker.bootstrap_servers
+    environment["ANABRANCH_JAVA_OPTIONS"] = os.environ["ANABRANCH_JAVA_OPTIONS"]  # for brokers that commands start
+    here = Shell(tmp_path, environment, forks)
     yield here
     for process in here.started:
         if process.poll() is None:

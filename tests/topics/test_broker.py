@@ -222,6 +222,12 @@ def test_java_that_ends_at_once_is_reported_with_its_log(tmp_path: Path) -> None
         assert broker.alive
 
 
+def test_java_has_the_users_options(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ANABRANCH_JAVA_OPTIONS", "-Xss512k  -XX:+NoSuchOption")
+    with pytest.raises(Stop, match=r"ended with 1(?s:.*)NoSuchOption"):
+        EmbeddedBroker(tmp_path).start()
+
+
 def test_data_of_a_newer_kafka_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # What Kafka 4.2 says about data of Kafka 4.3, whose jars are not at hand.
     said = (

@@ -36,7 +36,7 @@ from ..cleanup import on_failure
 from ..errors import Stop
 from .distribution import KAFKA_VERSION, Distribution, OnProgress
 from .java import Java
-from .kraft_node import Node, aot_flags, rehearse_once
+from .kraft_node import Node, aot_flags, rehearse_once, user_flags
 from .lease import folder_for_data
 from .running_broker import RunningBroker, running_at
 
@@ -220,7 +220,7 @@ class EmbeddedBroker:
             port=self._port,
             heap_mb=self._heap_mb,
             settings=self._settings,
-            flags=aot_flags(kafka),
+            flags=[*aot_flags(kafka), *user_flags()],
             lock=self._lock,
         )
         self._java = node.java

@@ -25,7 +25,7 @@ from .java import Java
 if TYPE_CHECKING:
     from confluent_kafka.admin import AdminClient
 
-__all__ = ["Node", "aot_flags", "rehearse_once"]
+__all__ = ["Node", "aot_flags", "rehearse_once", "user_flags"]
 
 HOST = "127.0.0.1"
 START_S = 120.0
@@ -186,6 +186,11 @@ def aot_flags(kafka: Distribution) -> list[str]:
         return []
     # Java checks that the cache belongs to this Java and these jars, and ignores it if not.
     return [f"-XX:AOTCache={aot}", "-Xlog:aot*=off"]
+
+
+def user_flags() -> list[str]:
+    """Return the options of `ANABRANCH_JAVA_OPTIONS`. The rehearsal is without them: its cache is for all starts."""
+    return os.environ.get("ANABRANCH_JAVA_OPTIONS", "").split()
 
 
 def rehearse_once(kafka: Distribution, on_progress: OnProgress | None = None) -> float:
