@@ -1,5 +1,7 @@
-"""The pages that a new user reads first work literally: names, Kafka and, in README and docs/getting-started.md, the
-installation of a clone.
+"""The pages that a new user reads first work literally: names, Kafka and, in README, the installation of a clone.
+
+docs/getting-started.md installs with the commands of README; from there on its commands are forks, see
+`fork_server.py`, as those of docs/projects.md are.
 
 Only the packages that anabranch needs are those of this environment: downloading them would take a minute. The year of
 flights of `make demo` has one flight in `FLIGHTS_STEP` here; `test_run_and_worker.py` computes 100,000 of them.
@@ -12,6 +14,8 @@ import shutil
 import sys
 import sysconfig
 import zipfile
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import anabranch
@@ -19,12 +23,11 @@ import pytest
 from anabranch.replay.cli.demo_script import flight_data
 from anabranch.topics.devbroker.distribution import Distribution
 from fork_server import ForkServer
-from pages import ROOT, Page
+from pages import ROOT, Block, Page
 from play import Play
 
-INSTALLING = ["README.md", "docs/getting-started.md"]
-PROJECT = "docs/projects.md"
-FIRST_STEPS = [*INSTALLING, PROJECT]
+README, GETTING_STARTED, PROJECT = "README.md", "docs/getting-started.md", "docs/projects.md"
+FIRST_STEPS = [README, GETTING_STARTED, PROJECT]
 
 FLIGHTS_STEP = 20
 
@@ -79,35 +82,54 @@ def new_user(home: Path) -> dict[str, str]:
         "PIP_NO_DEPS": "1",
         "PYTHONPATH": sysconfig.get_path("purelib"),
         "ANABRANCH_CACHE": str(Distribution.get().root.parent),
+        "ANABRANCH_JAVA_OPTIONS": os.environ["ANABRANCH_JAVA_OPTIONS"],
     }
 
 
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("page", INSTALLING)
-def test_a_page_is_played_from_the_installation_on(page: str, clone: Path, tmp_path: Path) -> None:
+def test_the_readme_is_played_from_the_installation_on(clone: Path, tmp_path: Path) -> None:
     environment = new_user(tmp_path / "home")
-    if page == "README.md":  # it has the demo
-        environment["PYTHONPATH"] = os.pathsep.join([str(few_flights(tmp_path)), environment["PYTHONPATH"]])
-    with Play(Page(page), clone, environment) as play:
-        play_literally(play)
+    # For its demo.
+    environment["PYTHONPATH"] = os.pathsep.join([str(few_flights(tmp_path)), environment["PYTHONPATH"]])
+    with Play(Page(README), clone, environment) as play:
+        play_literally(play, play.page.blocks)
         assert play.folder == tmp_path / "home" / "shop"
-        if page == "README.md":
-            check_installation(play)
+        check_installation(play)
+
+
+@pytest.mark.timeout(600)
+def test_getting_started_is_played_behind_the_installation(tmp_path: Path, forks: ForkServer) -> None:
+    with Play(Page(GETTING_STARTED), tmp_path, with_anabranch(new_user(tmp_path / "home"), forks)) as play:
+        first, *others = play.page.blocks
+        *installing, version = commands(first)
+        assert installing == [part.replace("~/venv", ".venv") for part in commands(Page(README).blocks[0])]
+        assert version == "anabranch --version"
+        play_literally(play, [replace(first, text=version), *others])
+        assert play.folder == tmp_path / "home" / "shop"
 
 
 @pytest.mark.timeout(600)
 def test_a_project_is_made_and_changed(tmp_path: Path, forks: ForkServer) -> None:
-    environment = new_user(tmp_path / "home")
+    with Play(Page(PROJECT), tmp_path, with_anabranch(new_user(tmp_path / "home"), forks)) as play:
+        play_literally(play, play.page.blocks)
+
+
+def with_anabranch(environment: dict[str, str], forks: ForkServer) -> dict[str, str]:
+    """Return an environment in which anabranch is installed; its commands are forks."""
     programs = [str(forks.program.parent), str(Path(sys.executable).parent), environment["PATH"]]
-    environment["PATH"] = os.pathsep.join(programs)
-    environment["PYTHONPATH"] = str(Path(anabranch.__file__).parents[1])
-    with Play(Page(PROJECT), tmp_path, environment) as play:
-        play_literally(play)
+    path = str(Path(anabranch.__file__).parents[1])
+    return {**environment, "PATH": os.pathsep.join(programs), "PYTHONPATH": path}
 
 
-def play_literally(play: Play) -> None:
+def commands(script: Block) -> list[str]:
+    """Return the commands of a script, without comments."""
+    lines = [line.partition("#")[0] for line in script.text.splitlines()]
+    return [part.strip() for line in lines for part in line.split("&&")]
+
+
+def play_literally(play: Play, blocks: Sequence[Block]) -> None:
     try:
-        for block in play.page.blocks:
+        for block in blocks:
             play.run(block)
     finally:
         play.shell("anabranch broker stop")
