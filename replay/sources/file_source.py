@@ -21,6 +21,7 @@ from .formats.line_buffer import (
     LineParser,
     LineTooLong,
     is_utf8,
+    other_encoding,
 )
 from .formats.text_lines import TextColumns, TextParser
 from .source import SourceBatch, SourcePosition
@@ -74,6 +75,7 @@ class FileSource:
         )
         self._max_record_bytes = max_record_bytes
         self._exhausted = False
+        self._encoding = format.encoding
         # Bytes of any kind are text if the user says so.
         self._check_kind = format.encoding != RAW_BYTES
         self._broken: BadLine | None = None
@@ -203,7 +205,8 @@ class FileSource:
         try:
             data = self._opened.stream.read(self._chunk_bytes)
             if data:
-                if self._check_kind and (reason := binary_kind(data)) is not None:
+                reason = (binary_kind(data) or other_encoding(data, self._encoding)) if self._check_kind else None
+                if reason is not None:
                     self._mark_broken(reason)
                     return
                 self._check_kind = False

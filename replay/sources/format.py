@@ -145,7 +145,8 @@ class Format:
                 raise Usage(f"{name}: --encoding bytes is for text, this is {kind}", hint="name the real encoding")
             return
         try:
-            codecs.lookup(self.encoding)
+            if codecs.lookup(self.encoding).name == "utf-8-sig":
+                return
             # Lines are split before they are decoded, which needs a line end that is the byte 10.
             fits = "\n".encode(self.encoding) == b"\n"
         except LookupError:

@@ -138,6 +138,24 @@ def test_encodings_without_bytes_above_127_are_decoded(tmp_path: Path, name: str
     assert (records[-1][1] or b"").decode() == (text if name == "a.txt" else f'{{"user":"{text}","n":1}}')
 
 
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "U8", "utf"])
+@pytest.mark.parametrize("name", ["a.csv", "a.txt"])
+def test_utf_8_has_many_names(tmp_path: Path, name: str, encoding: str) -> None:
+    data = b"\xef\xbb\xbfu,n\n\xef\xbb\xbf\xc3\xa9,1\n\xff,2\n"
+    records, ((line, *_),) = both(history(plain(tmp_path, name, data), encoding=encoding))
+    assert line == 3
+    assert (records[-1][1] or b"").decode() == ("\ufeffé,1" if name == "a.txt" else '{"u":"\ufeffé","n":1}')
+
+
+@pytest.mark.parametrize(("mark", "told"), [("utf-8-sig", "omit --encoding"), ("utf-16", "iconv")])
+@pytest.mark.parametrize("name", ["a.csv", "a.txt"])
+def test_a_file_whose_mark_names_another_encoding_is_bad(tmp_path: Path, name: str, mark: str, told: str) -> None:
+    path = plain(tmp_path, name, "u,n\né,1\n".encode(mark))
+    for encoding in ("latin-1", "cp1252"):
+        records, ((_, reason, _),) = both(history(path, encoding=encoding))
+        assert (records, told in reason) == ([], True)
+
+
 @pytest.mark.parametrize("kind", [LineBuffer, BlockBuffer])
 @pytest.mark.parametrize(
     "data", [b"\xef\xbb\xbfa\nb", b"\xef\xbba\nb", b"\xef\xbb", b"\xef\xbb\xbf", b"\xef\xbb\xbf\xef\xbb\xbfa\n"]

@@ -6,6 +6,7 @@ made of them without creating each line.
 
 from __future__ import annotations
 
+import codecs
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
 from types import MappingProxyType
@@ -34,6 +35,7 @@ __all__ = [
     "decode_lines",
     "is_utf8",
     "keeps_ascii",
+    "other_encoding",
 ]
 
 BATCH_LINES = 5_000
@@ -236,6 +238,20 @@ def check_text(data: bytes, encoding: str) -> None:
         data.decode()
 
 
+def other_encoding(data: bytes, encoding: str) -> str | None:
+    """Return why a file is not text of the encoding that the user names, by its first bytes; None if it may be.
+
+    Encodings of one byte a character have a character for every byte, so nothing else would tell.
+    """
+    if encoding == RAW_BYTES or is_utf8(encoding):
+        return None
+    if data.startswith(_BOM):
+        return f"it begins like UTF-8 and is not {encoding}: omit --encoding"
+    if data.startswith(_UTF_16):
+        return f"it begins like UTF-16 and is not {encoding}: iconv -f UTF-16 -t UTF-8 FILE converts it to UTF-8"
+    return None
+
+
 _ASCII = bytes(range(128))
 # How UTF-7, HZ, ISO-2022 and Python write characters that ASCII does not have.
 _ESCAPED = (b"+AOk-", b"~{VP~}", b"\x1b$B%9\x1b(B", b"\x0eAA\x0f", b"\\u00e9")
@@ -250,9 +266,13 @@ def keeps_ascii(encoding: str) -> bool:
         return False
 
 
+@cache
 def is_utf8(encoding: str) -> bool:
-    """Return whether an encoding is UTF-8."""
-    return encoding.lower().replace("_", "-") in ("utf-8", "utf8", "utf-8-sig")
+    """Return whether an encoding is UTF-8, by whatever name."""
+    try:
+        return codecs.lookup(encoding).name in ("utf-8", "utf-8-sig")
+    except LookupError:  # the name of raw bytes
+        return False
 
 
 def _decodes(text: bytes) -> bool:
@@ -271,7 +291,8 @@ def _decoded_one_by_one(
     bad: list[BadLine] = []
     for number, line in enumerate(lines, first):
         try:
-            good.append(line.decode(encoding).encode())
+            # A mark inside of the file is text, so "utf-8-sig" is not asked to remove it.
+            good.append(line.decode("utf-8" if is_utf8(encoding) else encoding).encode())
             numbers.append(number)
         except UnicodeError as exc:
             at = f" at byte {exc.start + 1} of the line" if isinstance(exc, UnicodeDecodeError) else ""
