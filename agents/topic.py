@@ -18,7 +18,7 @@ from ..topics.output import Output
 from ..topics.packed import Rows
 from ..topics.partitioners import RangePartitioner
 from ..topics.producer import Headers
-from ..topics.serde import Codec, codec, decode_json_text, is_finite, json_lines, key_codec
+from ..topics.serde import Codec, checked_json, codec, decode_json_text, is_finite, json_lines, key_codec
 from ..topics.threads import daemon_thread
 from .engine.outbox import sendable
 from .event_time.event_time import DEFAULT_IDLE, DEFAULT_JUMP, TimeUnit, Timing
@@ -254,8 +254,9 @@ class Topic(faust.Topic, Generic[K, V]):
         """
         if value is None or isinstance(value, bytes):
             return value
-        if serializer or self._serializer:
-            return self.prepare_value(value, serializer, self.schema, {})[0]
+        if chosen := serializer or self._serializer:
+            data = self.prepare_value(value, serializer, self.schema, {})[0]
+            return None if data is None else checked_json(value, data, chosen)
         own = self.value_type is None and (hasattr(value, "dumps") or hasattr(value, "__struct_fields__"))
         data = (codec(type(value)) if own else self._value).encode(value)
         if b"null" in data and not is_finite(value):

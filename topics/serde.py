@@ -36,7 +36,17 @@ from .equality import identical, identical_json, plainly_exact, same_value
 from .errors import BadRecord, Usage, described
 from .keys import as_key, has_one_form, json_element, json_key, plain, without_minus_zero
 
-__all__ = ["Codec", "codec", "decode_json_text", "is_finite", "json_lines", "key_codec", "set_codec", "value_codec"]
+__all__ = [
+    "Codec",
+    "checked_json",
+    "codec",
+    "decode_json_text",
+    "is_finite",
+    "json_lines",
+    "key_codec",
+    "set_codec",
+    "value_codec",
+]
 
 Decode = Callable[[bytes], Any]
 Encode = Callable[[Any], bytes]
@@ -317,7 +327,7 @@ def _faust_codec(model: Any) -> Codec:
         return model.loads(data, serializer=serializer)
 
     def encode(value: Any) -> bytes:
-        return value.dumps(serializer=serializer)
+        return checked_json(value, value.dumps(serializer=serializer), serializer)
 
     return Codec(model.__name__, decode, encode)
 
@@ -486,7 +496,34 @@ def _json_element(declared: Any) -> Codec:
 
 def is_finite(value: object) -> bool:
     """Return whether a value that JSON can hold is, and holds, no NaN and no infinity: JSON has null for them."""
-    return _is_finite(msgspec.to_builtins(value, enc_hook=str))
+    return _is_finite(msgspec.to_builtins(value, enc_hook=_plain))
+
+
+def _plain(value: Any) -> object:
+    # Faust records, known by their shape; others do not hold numbers of their own.
+    return value.to_representation() if hasattr(value, "to_representation") else str(value)
+
+
+def checked_json(value: object, data: bytes, serializer: object) -> bytes:
+    """Return `data`, which one of Faust's serializers has made of a value.
+
+    Faust writes a float that is not finite as `NaN` or `Infinity`, which is no JSON: other readers fail at it.
+
+    Raises:
+        BadRecord: the serializer writes JSON, and the value is, or holds, such a float.
+    """
+    steps = str(serializer).split("|")
+    if "json" not in steps or isinstance(value, str):
+        return data
+    plain_json = len(steps) == 1
+    if plain_json and not (b"NaN" in data or b"Infinity" in data or b"null" in data):
+        return data
+    if not is_finite(value):
+        raise BadRecord(
+            f"a {type(value).__qualname__} is, or holds, NaN or infinity, which JSON does not have",
+            hint="send None where there is no number, or text",
+        )
+    return data
 
 
 def _is_finite(value: object) -> bool:

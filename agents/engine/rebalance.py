@@ -192,6 +192,7 @@ class Rebalance:
         self._began_s, self._looked_s = assignment.began_s, 0.0
         self.lost = False
         self._tasks.assign(assignment)
+        self._refuse_outgrown()
         await self._listener.partitions_assigned(self.owned, assignment.starts.keys())
         ids = self._member.topic_ids
         self._recreated = ids.recreated(assignment.ids)
@@ -235,6 +236,21 @@ class Rebalance:
                 "the range assignor gives partitions of one number to one worker",
                 hint=f"omit {option}, or set it to range",
             )
+
+    def _refuse_outgrown(self) -> None:
+        """Refuse tasks that would wait for ever, because partitions were added to one of their topics: ranges of it and
+        of their other topics no longer have the same numbers, so no worker has all partitions of a task.
+
+        Raises:
+            Usage: a task is incomplete because of that; workers that start again find new groups.
+        """
+        for id, absent in self._tasks.missing().items():
+            if grown := self._tasks.outgrown(id, self.partition_counts):
+                raise Usage(
+                    f"partitions were added to topic {', '.join(grown)} while workers ran: task {id} needs "
+                    f"{listed(absent)}, which another worker has now",
+                    hint="start all workers of the app again: they group the topics by their new numbers of partitions",
+                )
 
     async def _activate(self) -> None:
         """Let tasks run whose tables are restored: consume their records from now on."""

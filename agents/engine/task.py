@@ -336,6 +336,10 @@ class Tasks:
         owned = (task for task in self._tasks.values() if task.is_owned)
         return {task.id: missing for task in owned if (missing := self._missing(task))}
 
+    def outgrown(self, id: TaskId, counts: Mapping[str, int]) -> list[str]:
+        """Return the topics of a task that have another number of partitions than when they were grouped, sorted."""
+        return [topic for topic in self._tasks[id].group.topics if counts.get(topic, 0) > self._counts[topic]]
+
     def table_partitions(self) -> set[tuple[str, int]]:
         """Return (table, partition) of the tasks that run or are being restored."""
         tasks = self.in_state(State.RESTORING) + self.in_state(State.RUNNING)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 from typing import Any
 
 import faust
@@ -106,3 +108,30 @@ def test_a_model_that_the_program_does_not_have_is_an_error_as_in_faust() -> Non
 def test_a_field_that_only_looks_like_a_mark_is_a_field(mark: bytes) -> None:
     data = b'{"__faust":%b}' % mark
     assert App("values").topic("shared").decode_value(data) == read_by_faust(data, None)
+
+
+class Reading(faust.Record):
+    degrees: float
+    notes: dict = {}  # noqa: RUF012 (Faust copies nothing, and the test writes nothing)
+
+
+@pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("options", [{"value_type": Reading}, {}, {"value_type": Reading, "value_serializer": "json"}])
+def test_numbers_that_json_does_not_have_are_refused_in_records_as_in_plain_values(number: float, options: Any) -> None:
+    topic = App("shop").topic("readings", **options)
+    for value in (Reading(degrees=number), Reading(degrees=1.0, notes={"a": [number]})):
+        with pytest.raises(BadRecord, match="NaN or infinity"):
+            topic.encode_value(value)
+    fine = topic.encode_value(Reading(degrees=1.5, notes={"NaN": None, "text": "Infinity"}))
+    assert json.loads(fine or b"")["degrees"] == 1.5
+
+
+def test_a_serializer_says_whether_numbers_that_json_does_not_have_can_travel() -> None:
+    app = App("shop")
+    with pytest.raises(BadRecord, match="NaN or infinity"):
+        app.topic("readings", value_serializer="json").encode_value({"degrees": math.nan})
+    with pytest.raises(BadRecord, match="NaN or infinity"):
+        app.topic("readings").encode_value({"degrees": math.nan}, serializer="json|binary")
+    pickled = app.topic("readings", value_serializer="pickle")
+    assert math.isnan(pickled.decode_value(pickled.encode_value({"degrees": math.nan, "null": None}))["degrees"])
+    assert app.topic("readings", value_type=str, value_serializer="json").encode_value("NaN") == b'"NaN"'
