@@ -6,6 +6,7 @@ import bz2
 import gzip
 import io
 import lzma
+import tarfile
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -80,6 +81,15 @@ def of_parquet() -> bytes:
     return out.getvalue()
 
 
+def of_tar() -> bytes:
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w") as archive:
+        member = tarfile.TarInfo("a.csv")
+        member.size = len(FIRST)
+        archive.addfile(member, io.BytesIO(FIRST))
+    return out.getvalue()
+
+
 @pytest.mark.parametrize("name", ["a.csv", "a.jsonl", "a.txt"])
 @pytest.mark.parametrize(
     ("data", "kind"),
@@ -90,6 +100,8 @@ def of_parquet() -> bytes:
         (zstandard.ZstdCompressor().compress(FIRST), "zstd"),
         (b"PK\x03\x04\nabc\n", "zip"),
         (of_parquet(), "Parquet"),
+        (of_tar(), "tar"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 9\n", "pointer"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )

@@ -17,8 +17,11 @@ _KINDS: dict[bytes, tuple[str, str]] = {
     b"PAR1\x15": ("Parquet", _PACKED_ROWS.format("parquet")),
     b"Obj\x01": ("Avro", _PACKED_ROWS.format("avro")),
     b"ARROW1\x00\x00": ("an Arrow file", "convert it to Parquet"),
+    b"version https://git-lfs.github.com/": ("a pointer of Git LFS", "git lfs pull gets the file"),
     b"SQLite format 3\x00": ("an SQLite database", "export it as CSV"),
 }
+# A tar archive begins with a file's name; its mark follows.
+_TAR_BYTE = 257
 
 
 def binary_kind(data: bytes) -> str | None:
@@ -27,6 +30,8 @@ def binary_kind(data: bytes) -> str | None:
     >>> binary_kind(b"\\x1f\\x8b\\x08")
     'it is gzip, not lines; rename it: its extension is .gz'
     """
+    if data.startswith(b"ustar", _TAR_BYTE):
+        return f"it is a tar archive, not lines; {_UNPACK}"
     for begin, (kind, remedy) in _KINDS.items():
         if data.startswith(begin):
             return f"it is {kind}, not lines; {remedy}"
