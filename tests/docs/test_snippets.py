@@ -1,7 +1,7 @@
 """The examples of the documentation run as printed, and print what the pages quote; `play.py` has the rules.
 
 All pages share a broker, so apps and topics get a suffix of their own, and their commands are forks: see
-`fork_server.py`. `test_first_steps.py` plays the pages that a new user reads first, as they are, in real processes.
+`fork_server.py`. `test_first_steps.py` plays the pages that a new user reads first, with their own names and brokers.
 """
 
 from __future__ import annotations
