@@ -14,14 +14,14 @@ from faust.agents import Agent as FaustAgent
 from faust.agents.agent import _current_agent  # pyright: ignore[reportPrivateUsage]
 from faust.agents.replies import BarrierState, ReplyPromise
 from faust.exceptions import ImproperlyConfigured
-from faust.types import ChannelT
+from faust.types import AgentT, ChannelT
 from faust.types.core import merge_headers
 from mode.utils.aiter import aiter
 from typing_extensions import TypeVar
 
 from ..topics.errors import Usage
 from ..topics.identifiers import random_uuid
-from ..topics.spelling import did_you_mean
+from ..topics.spelling import check_options
 from .declarations import Failure
 from .engine.runner import Runner, acting_runner, this_runner
 from .failure_policy import policy
@@ -327,10 +327,14 @@ def _check_options(options: Mapping[str, object]) -> None:
     known = {"on_failure", *inspect.signature(FaustAgent.__init__).parameters} - {"kwargs"}
     if not isinstance(options.get("channel"), ChannelT):
         known |= {"partitioner", "private", *inspect.signature(FaustApp.topic).parameters}
-    for name in options:
-        if name not in known:
-            near = did_you_mean(name, known)
-            raise TypeError(f"agent() got an unexpected keyword argument {name!r}" + (f": {near}" if near else ""))
+    check_options("agent", options, known)
+    sinks = options.get("sink") or ()
+    for sink in sinks if isinstance(sinks, Iterable) and not isinstance(sinks, str | ChannelT) else [sinks]:
+        if sink is sinks or not (isinstance(sink, AgentT | ChannelT) or callable(sink)):
+            shown = f"app.topic({sink!r})" if isinstance(sink, str) else "receipts"
+            raise Usage(
+                f"agent(sink={sinks!r}): sinks are a list of topics, agents and functions", hint=f"sink=[{shown}]"
+            )
 
 
 def declare_agent(app: App, *args: Any, **options: Any) -> Callable[[Callable[..., object]], Agent]:

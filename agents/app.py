@@ -24,7 +24,7 @@ from ..topics.partitioner_registry import PartitionerRegistry
 from ..topics.partitioners import RangePartitioner
 from ..topics.private_folder import private_folder
 from ..topics.serde import codec
-from ..topics.spelling import did_you_mean
+from ..topics.spelling import check_options, did_you_mean
 from ..topics.threads import daemon_thread
 from . import background_tasks
 from .agent import Agent, declare_agent
@@ -100,6 +100,12 @@ def _check_id(id: str) -> None:
             f"App({id!r}): the id names topics and the consumer group",
             hint="letters, digits, '.', '_' and '-', 150 characters at most",
         )
+
+
+_TOPIC_OPTIONS = {
+    *inspect.signature(faust.App.topic).parameters,
+    *("private", "time", "time_unit", "grace", "max_jump", "idle_after", "partitioner"),
+}
 
 
 class App(faust.App):
@@ -249,6 +255,7 @@ class App(faust.App):
         **options: Any,
     ) -> Topic:
         """Describe a topic; see `TopicDeclaration`."""
+        check_options("topic", options, _TOPIC_OPTIONS)
         private = checked_names(f"topic {' '.join(topics)}", private, value_type)
         if not options.get("has_prefix"):
             topics = tuple(map(self._runtime.resolve_topic, topics))
@@ -334,6 +341,11 @@ class App(faust.App):
             "store": store_scheme(options.get("store") or self.conf.store, name),
             "step": lambda: self._runtime.agent_step,
         }
+        if default is not None and not callable(default):
+            raise Usage(
+                f"table {name}: default={default!r} is a value",
+                hint=f"a function makes it: default=lambda: {default!r}",
+            )
         ttl, local, clock = options.get("ttl"), options.get("local", False), self._runtime.record_time_ms
         table = new_table(name, ttl, clock, sets=sets, is_global=is_global, local=local, **common)
         self.add_table(table, checked_names(f"table {name}", options.get("private") or (), value_type))

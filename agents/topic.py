@@ -244,7 +244,10 @@ class Topic(faust.Topic, Generic[K, V]):
             return self.prepare_key(plain(key), serializer, self.schema, {})[0]
         if self.key_type is None:
             return record_key(key)
-        return self._key.encode(key)
+        try:
+            return self._key.encode(key)
+        except BadRecord as exc:
+            raise BadRecord(f"key of topic {self.get_topic_name()}: {exc.args[0]}", hint=exc.hint) from None
 
     def encode_value(self, value: object, serializer: CodecT | str | None = None) -> bytes | None:
         """Encode a value. Bytes pass unchanged; objects with a `dumps` method are encoded by it.

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
-__all__ = ["did_you_mean", "nearest"]
+__all__ = ["check_options", "did_you_mean", "nearest"]
 
 
 def nearest(name: str, known: Iterable[str], *, cutoff: float = 0.6) -> str | None:
@@ -32,3 +32,18 @@ def did_you_mean(name: str, known: Iterable[str], otherwise: str = "") -> str:
     """
     near = nearest(name, known)
     return otherwise if near is None else f"did you mean {near}?"
+
+
+def check_options(function: str, given: Iterable[str], known: Collection[str]) -> None:
+    """Refuse options that a function does not have.
+
+    Args:
+        function: its name, for the error.
+
+    Raises:
+        TypeError: names the option, and the nearest that exists.
+    """
+    for name in given:
+        if name not in known:
+            near = did_you_mean(name, known)
+            raise TypeError(f"{function}() got an unexpected keyword argument {name!r}" + (f": {near}" if near else ""))

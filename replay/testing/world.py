@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from types import ModuleType, TracebackType
-from typing import TYPE_CHECKING, Any, Self, Unpack
+from typing import TYPE_CHECKING, Any, Self, Unpack, cast
 
 from ...agents.app import App
 from ...agents.runtime import runtime_of
@@ -413,6 +413,8 @@ class World:
             AnabranchError: a worker of the run has ended with this error.
         """
         self._check_open()
+        if not isinstance(cast(object, inputs), Mapping):
+            raise Usage("inputs are given by topic", hint='world.run({"orders": "orders.csv"}, key="user")')
         self._runs += 1
         return run_bounded(
             self.environment,

@@ -13,7 +13,14 @@ from ...topics.keys import record_key
 from ...topics.serde import codec
 from ...topics.spelling import did_you_mean
 
-__all__ = ["agent_of", "check_name", "check_partitions", "declared_topic", "encoded", "encoded_key"]
+__all__ = [
+    "agent_of",
+    "check_name",
+    "check_partitions",
+    "declared_topic",
+    "encoded",
+    "encoded_key",
+]
 
 
 def check_name(name: object, kind: str) -> None:
@@ -82,6 +89,11 @@ def encoded_key(declared: Topic | None, key: object) -> bytes | None:
     return record_key(key) if declared is None else declared.encode_key(key)
 
 
+def _nearest_agent(name: str, agents: Iterable[str]) -> str:
+    short = {agent.rpartition(".")[2]: agent for agent in agents}
+    return did_you_mean(name, {*short, *short.values()}, f"it has: {', '.join(short) or 'none'}")
+
+
 def agent_of(app: App, agent: object) -> Any:
     """Return an agent of an app: by its name, its function, or the agent of another copy of the app.
 
@@ -92,5 +104,5 @@ def agent_of(app: App, agent: object) -> Any:
     name = agent if isinstance(agent, str) else getattr(agent, "name", None) or getattr(agent, "__name__", "")
     found = [other for other in agents if other == name or other.rpartition(".")[2] == name]
     if len(found) != 1:
-        raise Usage(f"app {app.conf.id} has no agent {name!r}", hint=did_you_mean(str(name), agents))
+        raise Usage(f"app {app.conf.id} has no agent {name!r}", hint=_nearest_agent(str(name), agents))
     return cast(Any, agents[found[0]])

@@ -1,0 +1,53 @@
+"""What a program declares wrongly is refused where it is declared, in one sentence that names the remedy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from anabranch import App, World
+from anabranch.topics.errors import AnabranchError, Usage
+
+
+async def nothing(stream: Any) -> None:
+    async for _ in stream:
+        pass
+
+
+@pytest.mark.parametrize(
+    ("declare", "said"),
+    [
+        (lambda app: app.topic("x", value_typ=int), "'value_typ': did you mean value_type"),
+        (lambda app: app.topic("x", grce="1m"), "did you mean grace"),
+        (lambda app: app.Table("t", default=0), "default=0 is a value\n  hint: a function makes it: default=lambda: 0"),
+        (lambda app: app.agent(app.topic("x"), sink="out")(nothing), r"sink=\[app.topic\('out'\)\]"),
+        (lambda app: app.agent(app.topic("x"), sink=["out"])(nothing), r"sink=\[app.topic\('out'\)\]"),
+        (lambda app: app.agent(app.topic("x"), sink=app.topic("out"))(nothing), "sinks are a list"),
+    ],
+)
+def test_it_is_refused_at_once(declare: Callable[[Any], object], said: str) -> None:
+    with pytest.raises((TypeError, Usage), match=said):
+        declare(App("wrong"))
+
+
+def declared() -> App:
+    app = App("declared")
+    app.agent(app.topic("orders", key_type=str, partitions=4), name="nothing")(nothing)
+    app.Table("totals")
+    return app
+
+
+@pytest.mark.parametrize(
+    ("ask", "said"),
+    [
+        (lambda world: world.send("orders", "ann", key={"user": "ann"}), "orders: expected text, not dict"),
+        (lambda world: world.run("orders.csv"), "inputs are given by topic"),
+        (lambda world: world.ask("nothin", 1), "did you mean nothing"),
+        (lambda world: world.ask("x", 1), "it has: nothing"),
+        (lambda _: World(declared, partitions={"orders": "4"}), "'4' is no number"),
+    ],
+)
+def test_what_a_test_asks_wrongly_is_refused(ask: Callable[[Any], object], said: str) -> None:
+    with World(declared, partitions=4) as world, pytest.raises(AnabranchError, match=said):
+        ask(world)
