@@ -15,9 +15,10 @@ What each reader sees:
   when the worker started.
 
 A key belongs to the partition from which it is written, and to no other: write a key from a stream that is keyed by it.
-An agent may read a value of another partition and gets a copy; assigning it writes to the agent's own partition, which
-is a mistake. To change such a value, send a record to the right partition. Every worker needs memory for the whole
-table.
+An agent may read a value of another partition and gets a copy. Assigning it would write to the agent's own partition,
+and readers would see the one value or the other, so that record goes to its agent's failure policy: send a record to
+the right partition instead. Workers that write one key at the same moment do not see each other: its later writes are
+refused then. Tables that are declared `local` allow all this. Every worker needs memory for the whole table.
 """
 
 from __future__ import annotations

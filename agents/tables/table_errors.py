@@ -46,6 +46,16 @@ def partition_mismatch(table: Table, topic: str, partitions: int) -> Stop:
     )
 
 
+def not_its_partition(table: Table, key: object, partition: int, other: int) -> BadRecord:
+    """Return the error of an agent that writes a key of a global table that another partition has."""
+    return BadRecord(
+        f"global table {table.name}: key {key!r} is written to partition {partition}, and partition {other} has it: "
+        "readers would see the one value or the other",
+        hint="write a key from records of one partition only: use the table's key as the key of the records (group_by, "
+        "--key), or one partition (partitions=1 for the topic and the table)",
+    )
+
+
 def not_writable(table: Table) -> BadRecord:
     """Return the error of a write outside of an agent's own coroutine."""
     agent = RUNNING_AGENT.get()

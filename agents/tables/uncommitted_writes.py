@@ -7,6 +7,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Generic
 
 from ...topics.errors import BadRecord
+from .key_owners import check_owner
 from .open_partition import K, OpenPartition, TrackedValue, V, is_mutable_type
 from .partition_state import PartitionState
 from .store import Changes
@@ -71,6 +72,8 @@ class UncommittedWrites(Generic[K, V]):
         """
         self._table.key_codec.keep_all([key for key, _ in self.writes()])
         self._table.value_codec.keep_all([value for _, value in self.writes()])
+        for number, partition in self.partitions.items():
+            check_owner(self._table, number, partition.writes)
 
     def savepoint(self) -> None:
         """Make `discard_writes` return to this point. Mutable values are then given to agents as copies.
@@ -123,6 +126,8 @@ class UncommittedWrites(Generic[K, V]):
         for topic in self.writer_topics:
             if partitions_of(topic) != table.changelog_partitions:
                 raise partition_mismatch(table, topic, partitions_of(topic))
+        for number, state in table.states.items():
+            check_owner(table, number, state.epoch)
         return {p: changes for p, state in table.states.items() if state.touched and len(changes := state.encode())}
 
     def freeze_epoch(self, changes: Mapping[int, Changes]) -> None:

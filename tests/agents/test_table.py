@@ -384,3 +384,47 @@ def test_a_key_that_a_global_table_without_default_lacks_is_a_key_error_at_each_
         open_at(table, "orders", partition)
         with pytest.raises(KeyError):
             table["b"]
+
+
+def test_a_key_of_a_global_table_is_written_by_one_partition() -> None:
+    #   partition 0   a = 1  │ commit │            a = 3  │  allowed: it is its own
+    #   partition 1          │        │ a += 1            │  refused, whether or not that commit has been
+    table = GlobalTable("t", default=int)
+    table.changelog_partitions = PARTITIONS
+    for partition in (0, 1):
+        table.add_partition(partition)
+    for committed in (False, True):
+        open_at(table, "rates", 0)
+        table["a"] = 1
+        table.uncommitted.savepoint()
+        if committed:
+            commit(table)
+        open_at(table, "rates", 1)
+        table["a"] += 1
+        for check in (table.uncommitted.savepoint, lambda: commit(table)):
+            with pytest.raises(BadRecord, match=r"key .a. is written to partition ., and partition . has it"):
+                check()
+        table.uncommitted.drop_epoch()
+    open_at(table, "rates", 0)
+    table["a"] = 3
+    open_at(table, "rates", 1)
+    table["b"] = table["a"]
+    commit(table)
+    open_at(table, "rates", 0)
+    del table["a"]
+    open_at(table, "rates", 1)
+    table["a"] = 4
+    commit(table)
+    close(table)
+    assert dict(table) == {"a": 4, "b": 1}  # of other partitions, committed values are read
+
+
+def test_a_global_table_that_is_local_may_have_a_key_in_several_partitions() -> None:
+    table = GlobalTable("t", default=int, local=True)
+    table.changelog_partitions = PARTITIONS
+    for partition in (0, 1):
+        table.add_partition(partition)
+        open_at(table, "rates", partition)
+        table["a"] = partition
+        commit(table)
+    assert [state.content.committed("a") for state in table.states.values()] == [0, 1]
