@@ -11,7 +11,8 @@ import pytest
 from aligned_programs import NOON_S, TOPICS, Record, app_of, expected, records
 from anabranch import Stream, World
 from anabranch.agents.engine.settings import EngineSettings
-from anabranch.replay.testing.simulation import Input, Simulation
+from anabranch.replay.testing.simulation import Simulation
+from anabranch.replay.testing.world_feed import Input
 from anabranch.replay.testing.world_run import WorldRun
 from anabranch.topics.errors import Usage
 

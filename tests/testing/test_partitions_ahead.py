@@ -16,7 +16,8 @@ from anabranch.agents.engine.held_partitions import HeldPartitions
 from anabranch.agents.engine.settings import EngineSettings
 from anabranch.agents.runtime import runtime_of
 from anabranch.agents.tables.window_table import WindowTable, window_contents
-from anabranch.replay.testing.simulation import Input, Simulation
+from anabranch.replay.testing.simulation import Simulation
+from anabranch.replay.testing.world_feed import Input
 from anabranch.replay.testing.world_questions import WebAnswer, ask_web
 from anabranch.topics.errors import Usage
 from anabranch.topics.partitioners import HashPartitioner
