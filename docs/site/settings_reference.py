@@ -81,7 +81,7 @@ _ENVIRONMENT = """\
 | `KAFKA_SECURITY_PROTOCOL`, `KAFKA_SASL_…`, `KAFKA_SSL_…`, `KAFKA_CLIENT_…` | librdkafka's options of these names: `KAFKA_SASL_PASSWORD` is `sasl.password`; `-X name=value` overrides them |
 | `ANABRANCH_HOME` | folder of the embedded Kafka and of the workers' data; default: `.anabranch` in the current folder |
 | `ANABRANCH_CACHE` | folder of the files of the embedded Kafka; default: `~/.cache/anabranch` |
-| `ANABRANCH_JAVA_OPTIONS` | more options for Java, which runs the embedded Kafka, separated by spaces: `-XX:TieredStopAtLevel=1` halves the processor time of a broker that lives for a minute, say in a CI |
+| `ANABRANCH_JAVA_OPTIONS` | more options for Java, which runs the embedded Kafka, separated by spaces: `ANABRANCH_JAVA_OPTIONS=-XX:TieredStopAtLevel=1` halves the processor time of a broker that lives for a minute, say in a CI |
 | `ANABRANCH_COMPLETE_WINDOWS` | how many windows of a table a worker of `run --complete` may have open; default: 4,000,000 ([late records](time.md#replay-and-late-records)) |
 | `ANABRANCH_PACKED_ROWS`, `ANABRANCH_PACKED_COLUMNS`, `ANABRANCH_PACKED_SIZE_BYTES`, `ANABRANCH_PACKED_DEPTH` | [limits of packed batches](packed.md#limits) |
 | `ANABRANCH_TEST_BROKER` | the Kafka of the fixture `anabranch_kafka`: `embedded`, `container` or `HOST:PORT` ([testing](testing.md#on-a-real-kafka)) |
