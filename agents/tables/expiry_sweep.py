@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from .store import Store
-from .stream_time import STREAM_TIME
 
 __all__ = ["ExpirySweep"]
 
@@ -19,11 +18,13 @@ class ExpirySweep:
 
     Args:
         ttl_ms: the time-to-live of the keys.
-        written_ms: returns when a stored pair was written, in ms, given its key and its value.
+        written_by: returns the keys of those stored pairs that were written until a time, in ms.
     """
 
-    def __init__(self, store: Store, ttl_ms: int, written_ms: Callable[[bytes, bytes], int]) -> None:
-        self._store, self._ttl_ms, self._written_ms = store, ttl_ms, written_ms
+    def __init__(
+        self, store: Store, ttl_ms: int, written_by: Callable[[Iterable[tuple[bytes, bytes]], int], set[bytes]]
+    ) -> None:
+        self._store, self._ttl_ms, self._written_by = store, ttl_ms, written_by
         self._cursor: object = None
         self._due_ms = -1
         self._found: tuple[set[bytes], object] | None = None  # of the current step: expired keys, and the next cursor
@@ -40,9 +41,7 @@ class ExpirySweep:
                     return set()
                 self._due_ms = stream_ms + max(1, self._ttl_ms // SWEEPS)
             pairs, rest = self._store.page(self._cursor, SWEEP_PAIRS)
-            latest_ms = stream_ms - self._ttl_ms
-            expired = {key for key, data in pairs if key != STREAM_TIME and self._written_ms(key, data) <= latest_ms}
-            self._found = expired, rest
+            self._found = self._written_by(pairs, stream_ms - self._ttl_ms), rest
         return self._found[0]
 
     def end(self, *, committed: bool) -> None:

@@ -38,7 +38,7 @@ class TtlContent:
         self._stored = StoredContent(store, keys, values, table=table)
         self.store, self._table, self._ttl_ms = store, table, ttl_ms
         self.time, self.times = StreamTime(), WriteTimes(values)
-        self._sweep = ExpirySweep(store, ttl_ms, lambda _, data: written_ms_of(data))
+        self._sweep = ExpirySweep(store, ttl_ms, _written_by)
         self._last_read: tuple[object, bytes | None] = (ABSENT, None)
 
     # Time -----------------------------------------------------------------------------------------------------------
@@ -276,3 +276,8 @@ def unexpired(content: dict[bytes, bytes], ttl_ms: int) -> dict[bytes, bytes]:
         for key, data in content.items()
         if key != STREAM_TIME and written_ms_of(data) + ttl_ms > now_ms
     }
+
+
+def _written_by(pairs: Iterable[tuple[bytes, bytes]], latest_ms: int) -> set[bytes]:
+    """Return the keys of those pairs of a partition that were written until a time."""
+    return {key for key, data in pairs if key != STREAM_TIME and written_ms_of(data) <= latest_ms}

@@ -22,9 +22,12 @@ from .store import Changes, Store
 from .stored_content import StoredContent
 from .stream_time import STREAM_TIME
 
-__all__ = ["Input", "WindowContent", "WindowSpec", "committed_now_ms", "current", "inputs_without_end"]
+__all__ = ["Input", "WindowContent", "WindowSpec", "committed_now_ms", "current", "ended_by", "inputs_without_end"]
 
 _VERSION = 1
+
+# Bytes at the end of the key of a window that ends in 2001 or later: a comma, thirteen digits and a bracket.
+_USUAL, _COMMA = 15, ord(",")
 
 Input = tuple[str, str]
 """An agent that writes to the table, and the topic that it reads."""
@@ -128,7 +131,7 @@ class WindowContent:
         self._stored = StoredContent(store, keys, values, table=table)
         self.store, self.spec, self._keys, self._table = store, spec, keys, table
         expires_ms = self._expires_ms = spec.expires_after_ms
-        self._sweep = None if expires_ms is None else ExpirySweep(store, expires_ms, lambda key, _: _end_of(key))
+        self._sweep = None if expires_ms is None else ExpirySweep(store, expires_ms, ended_by)
         self._forget()
 
     def _forget(self) -> None:
@@ -370,6 +373,16 @@ def inputs_without_end(row: bytes | None) -> list[Input]:
 def _end_of(key: bytes) -> int:
     """Return the end of the window of an encoded key, which is a JSON array that ends with it."""
     return int(key[key.rindex(b",") + 1 : -1])
+
+
+def ended_by(pairs: Iterable[tuple[bytes, bytes]], latest_ms: int) -> set[bytes]:
+    """Return the keys of those windows that end until a time, among the pairs of a partition."""
+    last = b",%d]" % latest_ms
+    if len(last) != _USUAL:
+        return {key for key, _ in pairs if key != STREAM_TIME and _end_of(key) <= latest_ms}
+    # Ends with as many digits have the order of their bytes, so few keys have to be read.
+    keys = [key for key, _ in pairs if (end := key[-_USUAL:]) <= last or end[0] != _COMMA]
+    return {key for key in keys if key != STREAM_TIME and _end_of(key) <= latest_ms}
 
 
 def _current(
