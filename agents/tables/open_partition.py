@@ -18,7 +18,7 @@ from typing_extensions import TypeVar
 from ...topics.errors import BadRecord
 from .absent import ABSENT, UNTOUCHED, Absent
 from .partition_state import PartitionState
-from .value_cache import IMMUTABLE
+from .value_cache import IMMUTABLE, own_copy
 
 if TYPE_CHECKING:
     from .table import Table
@@ -30,6 +30,9 @@ V = TypeVar("V", default=Any)
 
 # An agent that holds an instance of a subclass of these shares nothing with the table; the barrier refuses such values.
 _SCALAR_BASES = (int, float, str, bytes)
+
+# Defaults whose values share nothing.
+_MAKE_NEW = (dict, list, set)
 
 TrackedValue = tuple["OpenPartition", object, object]
 """A mutable value that an agent has read or written: (partition, key, value)."""
@@ -157,7 +160,7 @@ class OpenPartition(Generic[K, V]):
                 return value
         if self.table.default is None:
             raise KeyError(key)
-        value = self.table.default()
+        value = _new(self.table.default)
         if type(value) not in IMMUTABLE:
             self.held.keep_original(key, value, existed=False)
             self._track_read(key, value)
@@ -355,6 +358,12 @@ class OpenPartition(Generic[K, V]):
         else:
             return  # the key was deleted, or has another value now
         self.held.originals.pop((key, id(value)), None)
+
+
+def _new(default: Callable[[], V]) -> V:
+    """Return a value of a default. The default may share parts of it, as a Faust record does with `tags: list = []`."""
+    value = default()
+    return value if type(value) in IMMUTABLE or default in _MAKE_NEW else own_copy(value)
 
 
 def is_mutable_type(default: Callable[[], object] | None, declared: object) -> bool:

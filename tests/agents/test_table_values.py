@@ -9,6 +9,7 @@ from collections import Counter, OrderedDict, defaultdict, namedtuple
 from decimal import Decimal
 from typing import Any
 
+import faust
 import msgspec
 import pytest
 from anabranch.topics.errors import BadRecord, Usage
@@ -271,6 +272,36 @@ def test_the_type_of_the_default_is_the_declared_type_where_json_would_lose_it()
     commit(table)
     open_at(table, "orders", 0)
     assert table["a"] == {1, 2, 3}
+
+
+class Shopper(faust.Record):
+    tags: list[str] = []  # noqa: RUF012 (one list for all instances, as users write it)
+
+
+SHARED: list[str] = []
+
+
+@pytest.mark.parametrize("savepoints", [False, True])
+@pytest.mark.parametrize(
+    ("default", "tags"),
+    [
+        (Shopper, lambda value: value.tags),
+        (lambda: SHARED, lambda value: value),
+        (lambda: {"tags": SHARED}, lambda value: value["tags"]),
+    ],
+    ids=["record", "list", "dict"],
+)
+def test_keys_do_not_share_what_their_defaults_share(default: Any, tags: Any, savepoints: bool) -> None:
+    table = made(default)
+    open_at(table, "orders", 0)
+    for key, tag in (("a", "1"), ("b", "2"), ("a", "3")):
+        tags(table[key]).append(tag)
+        if savepoints:
+            table.uncommitted.savepoint()
+    assert tags(table["a"]) == ["1", "3"]
+    commit(table)
+    open_at(table, "orders", 0)
+    assert [tags(table[key]) for key in "abc"] == [["1", "3"], ["2"], []]
 
 
 def test_equal_sets_are_equal_bytes_whatever_order_they_were_filled_in() -> None:
