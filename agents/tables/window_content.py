@@ -27,7 +27,7 @@ __all__ = ["Input", "WindowContent", "WindowSpec", "committed_now_ms", "current"
 _VERSION = 1
 
 # Bytes at the end of the key of a window that ends in 2001 or later: a comma, thirteen digits and a bracket.
-_USUAL, _COMMA = 15, ord(",")
+_USUAL = 15
 
 Input = tuple[str, str]
 """An agent that writes to the table, and the topic that it reads."""
@@ -380,8 +380,8 @@ def ended_by(pairs: Iterable[tuple[bytes, bytes]], latest_ms: int) -> set[bytes]
     last = b",%d]" % latest_ms
     if len(last) != _USUAL:
         return {key for key, _ in pairs if key != STREAM_TIME and _end_of(key) <= latest_ms}
-    # Ends with as many digits have the order of their bytes, so few keys have to be read.
-    keys = [key for key, _ in pairs if (end := key[-_USUAL:]) <= last or end[0] != _COMMA]
+    # Ends of as many digits, which have the last comma in front of them, have the order of their bytes: few are parsed.
+    keys = [key for key, _ in pairs if (end := key[-_USUAL:]) <= last or end.rfind(b",")]
     return {key for key in keys if key != STREAM_TIME and _end_of(key) <= latest_ms}
 
 

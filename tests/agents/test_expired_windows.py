@@ -11,7 +11,11 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 TIMES = st.one_of(
-    st.integers(-(10**15), 10**15), st.integers(10**12, 10**13 - 1), st.integers(-100, 100), st.just(1_700_000_000_000)
+    *(st.integers(10 ** (digits - 1), 10**digits) for digits in range(1, 16)),
+    st.integers(-(10**15), 10**15),
+    st.integers(10**12, 10**13 - 1),
+    st.integers(-100, 100),
+    st.just(1_700_000_000_000),
 )
 KEYS = st.one_of(st.text(max_size=3), st.integers(), st.lists(st.text(max_size=2), max_size=2), st.none())
 
@@ -21,6 +25,7 @@ def encoded(key: Any, end_ms: int) -> bytes:
 
 
 @given(st.lists(st.tuples(KEYS, TIMES)), TIMES)
+@example([(None, 160_001)], 10**12)
 @example([("", 5), ('"', 1), (",", 999_999_999_999), ("a", 10**13), ("b", 1_699_999_999_999)], 1_700_000_000_000)
 def test_expired_windows_are_those_that_have_ended(windows: list[tuple[Any, int]], latest_ms: int) -> None:
     pairs = [(encoded(key, end_ms), b"1") for key, end_ms in windows]
