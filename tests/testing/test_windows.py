@@ -237,6 +237,24 @@ def test_a_function_that_takes_its_time_for_each_window_lets_others_have_their_t
     assert max(portions) == 100, "as many as before, where they take no time"
 
 
+def test_windows_that_reach_one_topic_by_two_ways_come_in_the_order_in_which_they_close() -> None:
+    def app() -> anabranch.App:
+        app = anabranch.App("windows", topic_partitions=1)
+        topic = app.topic("sales", time="at", time_unit="s", grace="0s", max_jump=None, partitions=1)
+        made = topic.window(Tumbling("10s")).aggregate("n", n=Count())
+        for odd in (1, 0):
+            made.final().filter(lambda window, odd=odd: window["n"] % 2 == odd).to("told")
+        return app
+
+    with World(app) as world:
+        for at in (1, 2, 11, 21, 22):
+            world.send("sales", {"at": at}, key="ann")
+        for at in (31, 1_000):
+            world.send("sales", {"at": at}, key="ann")
+        world.settle()
+        assert [window["n"] for window in world.topic("told").values] == [2, 1, 2, 1]
+
+
 @pytest.mark.parametrize(("kind", "by_key", "seeds"), [("hopping", True, 4), ("sessions", False, 3)])
 def test_windows_that_take_long_to_close_with_faults_meanwhile_close_once(
     kind: str, by_key: bool, seeds: int, slow_closing: None
