@@ -27,7 +27,7 @@ __all__ = ["Input", "WindowContent", "WindowSpec", "committed_now_ms", "current"
 _VERSION = 1
 
 # Bytes at the end of the key of a window that ends in 2001 or later: a comma, thirteen digits and a bracket.
-_USUAL, _COMMA = 15, ord(",")
+_USUAL = 15
 
 Input = tuple[str, str]
 """An agent that writes to the table, and the topic that it reads."""
@@ -378,10 +378,11 @@ def _end_of(key: bytes) -> int:
 def ended_by(pairs: Iterable[tuple[bytes, bytes]], latest_ms: int) -> set[bytes]:
     """Return the keys of those windows that end until a time, among the pairs of a partition."""
     last = b",%d]" % latest_ms
-    if len(last) != _USUAL:
+    if len(last) != _USUAL or latest_ms < 0:
         return {key for key, _ in pairs if key != STREAM_TIME and _end_of(key) <= latest_ms}
-    # Ends with as many digits have the order of their bytes, so few keys have to be read.
-    keys = [key for key, _ in pairs if (end := key[-_USUAL:]) <= last or end[0] != _COMMA]
+    # Ends with as many digits have the order of their bytes, so few keys have to be read: those that have ended, and
+    # those in which the last comma is elsewhere.
+    keys = [key for key, _ in pairs if (end := key[-_USUAL:]) <= last or end.rfind(b",")]
     return {key for key in keys if key != STREAM_TIME and _end_of(key) <= latest_ms}
 
 
