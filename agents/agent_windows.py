@@ -150,6 +150,7 @@ class AgentWindows(WindowWriter):
         self._teller = WindowTeller(stream, tables)
         self._record: _Record | None = None
         self.has_taken_groups = self._waits = False
+        self.written: AgentWindowTable[Any] | None = None
         for table in tables:
             table.is_read = True
 
@@ -177,6 +178,7 @@ class AgentWindows(WindowWriter):
         stream, record = self.stream, self.record
         if stream.queue.shared or self.has_taken_groups:
             raise _not_alone(stream, table)
+        self.written = table
         time_ms = record.time_ms(table.time)
         if time_ms is None:
             time_ms = table.time.of_record(record)  # raises, and says why
@@ -287,8 +289,7 @@ class AgentWindows(WindowWriter):
             self.forwarded.pass_record(at, message, _Record(self, message, value).time_ms)
         return True
 
-    def contents(self, at: TopicPartition) -> Iterator[tuple[AgentWindowTable[Any], WindowContent]]:
-        """Yield the tables, each with what a partition of this worker holds."""
+    def _contents(self, at: TopicPartition) -> Iterator[tuple[AgentWindowTable[Any], WindowContent]]:
         for table in self._tables:
             state = table.states.get(at.partition)
             if state is not None:
@@ -299,7 +300,7 @@ class AgentWindows(WindowWriter):
     def _moves(self, at: TopicPartition, record: _Record) -> bool:
         """Bring stream time forward to a record; return whether windows are complete now."""
         name, is_due = (self.stream.name, at.topic), False
-        for table, content in self.contents(at):
+        for table, content in self._contents(at):
             if name in content.inputs:
                 self._move(table, content, record)
                 if content.open.has_due(content.watermark_ms):
@@ -326,7 +327,7 @@ class AgentWindows(WindowWriter):
         """Commit stream time with the offset too, for those who want to know what would be late; see `late_history`."""
         if at.topic not in self._names or carries_control(at.topic, self._group):
             return
-        for table, content in self.contents(at):
+        for table, content in self._contents(at):
             channel = content.inputs.get((self.stream.name, at.topic))
             if channel is not None and table.time == STREAM:
                 self.stream.queue.at(at).channel_state = channel.state
@@ -350,7 +351,7 @@ class AgentWindows(WindowWriter):
             partition.channel_state = keeper.state
             if keeper.time_ms != END_MS:
                 return
-        for _, content in self.contents(at):
+        for _, content in self._contents(at):
             channel = content.inputs.get((self.stream.name, at.topic))
             if channel is not None:
                 channel.end()
@@ -373,7 +374,7 @@ class AgentWindows(WindowWriter):
     def _hear_time(self, at: TopicPartition, by: str, heard: ControlRecord | tuple[int, str, int, int]) -> None:
         """Take stream time of source partitions into account: a watermark message, or what a record says of it."""
         name = self.stream.name, at.topic
-        for table, content in self.contents(at):
+        for table, content in self._contents(at):
             if self._times.get(table.time) == by:
                 keeper = content.heard.setdefault(name, TimeKeeper())
                 keeper.hear(heard) if isinstance(heard, ControlRecord) else keeper.hear_record(*heard)
@@ -404,7 +405,7 @@ class AgentWindows(WindowWriter):
             return
         if self.forwarded is not None and self._idleness is not None:
             self.forwarded.rest(at, idle_ms, repeats=self._idleness.repeats(stream.queue.at(at), clock.now_s()))
-        for table, content in self.contents(at):
+        for table, content in self._contents(at):
             channel = content.inputs.get((stream.name, at.topic))
             if channel is not None:
                 before_ms = channel.time_ms
@@ -432,7 +433,7 @@ class AgentWindows(WindowWriter):
             await self._call(table, table.on_close, at, rows[0])
 
     def _due(self, at: TopicPartition) -> Iterator[tuple[int, AgentWindowTable[Any], WindowContent]]:
-        for table, content in self.contents(at):
+        for table, content in self._contents(at):
             first_ms, watermark_ms = content.open.first_ms, content.watermark_ms
             if table.on_close is None or first_ms is None or not content.open.has_due(watermark_ms):
                 continue
@@ -445,7 +446,7 @@ class AgentWindows(WindowWriter):
         Args:
             divisible: stop when the epoch has to end; the rest closes in the next one.
         """
-        for table, content in self.contents(at):
+        for table, content in self._contents(at):
             if (self.stream.name, at.topic) not in content.inputs:
                 continue
             if table.on_close is None:
@@ -514,13 +515,11 @@ def refuse_groups(windows: AgentWindows) -> None:
     records move no time, and no window closes. One that has not written yet must not do so any more.
 
     Raises:
-        Usage: it has written, in a partition of this worker.
+        Usage: it has written since it began.
     """
-    windows.has_taken_groups, stream = True, windows.stream
-    for at in stream.queue.partitions:
-        for table, content in windows.contents(at):
-            if (stream.name, at.topic) in content.inputs:
-                raise _not_alone(stream, table)
+    windows.has_taken_groups = True
+    if windows.written is not None:
+        raise _not_alone(windows.stream, windows.written)
 
 
 def _not_alone(stream: Stream, table: AgentWindowTable[Any]) -> Usage:

@@ -217,6 +217,7 @@ class WindowPassage:
     ) -> None:
         self._stream, self._upstream, self._keying, self._how = stream, upstream, keying, how
         self._windows, self._into = into.table.spec.windows, into
+        self.into = into.topic.get_topic_name()
         self._is_same = isinstance(self._windows, SameWindows)
         self._hold_ms = upstream.spec.windows.gap_ms or 0
         self._told = ToldTimes(into)

@@ -40,8 +40,9 @@ _CHUNK = 20_000
 # could neither commit nor poll.
 _PAUSE_S = 0.001
 
-# Windows that are closed before the worker looks whether the epoch is full.
-_PORTION = 100
+# Windows that are closed at most before the worker looks at the clock, and whether the epoch is full. The first time
+# they are fewer: a program's functions may take milliseconds for each.
+_PORTION, _FIRST_PORTION = 100, 10
 
 
 class Passage(Receiver, Protocol):
@@ -99,6 +100,7 @@ class WindowCloser:
         self._idle: set[PartitionQueue] = set()
         self._left = _CHUNK  # windows that may still be sent in the running call of `close`
         self._until_s = 0.0  # when that call ends in any case: a program's functions may take their time
+        self._portion = _FIRST_PORTION
         self._pace = ClosingPace()
         self._next_updates_s, self._more_updates = self._first_updates_s(), False
         self._retry_topic = stream.context.retries.of_fired(stream.name, KIND)
@@ -242,7 +244,7 @@ class WindowCloser:
             stream.context.at(stream, at)
             _, state = window_partition(self._table)
             while self._left and not stream.context.epoch.full:
-                rows = state.open.take_changed(min(self._left, _PORTION))
+                rows = state.open.take_changed(self._most)
                 if not rows:
                     break
                 stream.context.epoch.touch()  # what is taken is committed; and if one fails, it is rolled back
@@ -256,6 +258,7 @@ class WindowCloser:
         """Send windows. One that cannot be sent goes to the failure policy, and nothing of it is sent."""
         stream, partition = self._stream, window_partition(self._table)[0]
         self._left -= len(rows)
+        began_s = clock.now_s()
         message, stream.message = stream.message, None
         if stream.queue.isolating or stream.queue.at(at).poisoned:
             for row in rows:
@@ -265,7 +268,13 @@ class WindowCloser:
         else:
             values = partition.get_many(rows)
             windows = [pair for pair in zip(rows, values, strict=True) if pair[1] is not ABSENT]
-            self._send_together(receivers, at, Portion(stream, windows, time_ms))
+            if len({receiver.into for receiver in receivers}) == len(receivers):
+                portions = [windows] if windows else []
+            else:  # in one topic, the records of a window are behind those of the window before
+                portions = [[window] for window in windows]
+            for portion in portions:
+                self._send_together(receivers, at, Portion(stream, portion, time_ms))
+        self._adjust_portion(len(rows), clock.now_s() - began_s)
         stream.message = message
         self._look_at_clock()
 
@@ -282,6 +291,18 @@ class WindowCloser:
             if isinstance(exc, Exception):
                 self._stream.context.epoch.want_rollback()
             raise
+
+    @property
+    def _most(self) -> int:
+        """How many windows the next portion may have."""
+        return min(self._left, self._portion, _PORTION)
+
+    def _adjust_portion(self, count: int, took_s: float) -> None:
+        """Have the next portion take no longer than a step, given what one has taken."""
+        if took_s > STEP_S:
+            self._portion = max(1, int(count * STEP_S / took_s))
+        elif took_s < STEP_S / 2 and count >= self._portion:
+            self._portion = min(_PORTION, 2 * count)
 
     def _look_at_clock(self) -> None:
         if clock.now_s() >= self._until_s:
@@ -327,7 +348,7 @@ class WindowCloser:
             return True
         window_partition(self._table)  # with what was pending
         while self._left and not epoch.full:
-            rows = state.open.take_due(watermark_ms, min(self._left, _PORTION))
+            rows = state.open.take_due(watermark_ms, self._most)
             if rows:
                 epoch.touch()  # likewise, and nothing may be sent for them
                 await self._send(self._finals, at, rows, END_MS)

@@ -41,7 +41,13 @@ class Portion:
 
 
 class Receiver(Protocol):
-    """Gets windows of a table that have closed, or have changed."""
+    """Gets windows of a table that have closed, or have changed.
+
+    Attributes:
+        into: name of the topic that gets what becomes of them.
+    """
+
+    into: str
 
     def send(self, portion: Portion) -> None:
         """Send windows with the running epoch. A failure is that of the window `portion.number`."""
@@ -60,6 +66,7 @@ class WindowSender:
 
     def __init__(self, table: WindowTable, keying: Keying, topic: Topic, *, whole_key: bool) -> None:
         self._table, self._keying, self._topic, self._whole_key = table, keying, topic, whole_key
+        self.into = topic.get_topic_name()
 
     def send(self, portion: Portion) -> None:
         """Send windows; see `Receiver`."""

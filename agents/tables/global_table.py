@@ -18,7 +18,7 @@ A key belongs to the partition from which it is written, and to no other: write 
 An agent may read a value of another partition and gets a copy. Assigning it would write to the agent's own partition,
 and readers would see the one value or the other, so that record goes to its agent's failure policy: send a record to
 the right partition instead. Workers that write one key at the same moment do not see each other: its later writes are
-refused then. Tables that are declared `local` allow all this. Every worker needs memory for the whole table.
+refused then. Every worker needs memory for the whole table.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, cast
 
 from .absent import UNTOUCHED
-from .partition_state import PartitionState
+from .stored_content import StoredContent
 from .table_errors import not_its_partition
 
 if TYPE_CHECKING:
@@ -20,18 +20,17 @@ def check_owner(table: Table[Any, Any], partition: int, changes: Mapping[Any, ob
     """Refuse a key of a global table that another partition has; other tables see one partition only.
 
     Raises:
-        BadRecord: there is one.
+        BadRecord: there is one, or the table cannot have a key.
     """
-    if not table.is_global or table.local or not changes:
+    if not table.is_global or not changes:
         return
     states = cast("GlobalTable[Any, Any]", table).remote_states | table.states
     held = states.pop(partition).held
-    for key, value in changes.items():
-        for number, state in states.items():
-            if _has(state, key) and held.exists(key, value):
+    keys = [key for key, value in changes.items() if held.exists(key, value)]
+    pairs = list(zip(keys, table.key_codec.keep_all(keys), strict=True))  # encoded once, not for each partition
+    for number, state in states.items():
+        get = cast(StoredContent, state.content).get
+        for key, kept in pairs:
+            value = state.epoch.get(key, UNTOUCHED)
+            if get(kept) is not None if value is UNTOUCHED else state.held.exists(key, value):
                 raise not_its_partition(table, key, partition, number)
-
-
-def _has(state: PartitionState, key: object) -> bool:
-    found = state.epoch.get(key, UNTOUCHED)
-    return state.content.has(key) if found is UNTOUCHED else state.held.exists(key, found)

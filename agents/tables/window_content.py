@@ -378,9 +378,10 @@ def _end_of(key: bytes) -> int:
 def ended_by(pairs: Iterable[tuple[bytes, bytes]], latest_ms: int) -> set[bytes]:
     """Return the keys of those windows that end until a time, among the pairs of a partition."""
     last = b",%d]" % latest_ms
-    if len(last) != _USUAL:
+    if len(last) != _USUAL or latest_ms < 0:
         return {key for key, _ in pairs if key != STREAM_TIME and _end_of(key) <= latest_ms}
-    # Ends of as many digits, which have the last comma in front of them, have the order of their bytes: few are parsed.
+    # Ends with as many digits have the order of their bytes, so few keys have to be read: those that have ended, and
+    # those in which the last comma is elsewhere.
     keys = [key for key, _ in pairs if (end := key[-_USUAL:]) <= last or end.rfind(b",")]
     return {key for key in keys if key != STREAM_TIME and _end_of(key) <= latest_ms}
 

@@ -27,6 +27,8 @@ def encoded(key: Any, end_ms: int) -> bytes:
 @given(st.lists(st.tuples(KEYS, TIMES)), TIMES)
 @example([(None, 160_001)], 10**12)
 @example([("", 5), ('"', 1), (",", 999_999_999_999), ("a", 10**13), ("b", 1_699_999_999_999)], 1_700_000_000_000)
+@example([("a", 660_000), ("a", 1_700_000_000_001)], 1_700_000_000_000)  # start and end have thirteen bytes together
+@example([("a", -200_000_000_000), ("a", -50_000_000_000)], -100_000_000_000)
 def test_expired_windows_are_those_that_have_ended(windows: list[tuple[Any, int]], latest_ms: int) -> None:
     pairs = [(encoded(key, end_ms), b"1") for key, end_ms in windows]
     expired = {encoded(key, end_ms) for key, end_ms in windows if end_ms <= latest_ms}

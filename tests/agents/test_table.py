@@ -417,14 +417,3 @@ def test_a_key_of_a_global_table_is_written_by_one_partition() -> None:
     commit(table)
     close(table)
     assert dict(table) == {"a": 4, "b": 1}  # of other partitions, committed values are read
-
-
-def test_a_global_table_that_is_local_may_have_a_key_in_several_partitions() -> None:
-    table = GlobalTable("t", default=int, local=True)
-    table.changelog_partitions = PARTITIONS
-    for partition in (0, 1):
-        table.add_partition(partition)
-        open_at(table, "rates", partition)
-        table["a"] = partition
-        commit(table)
-    assert [state.content.committed("a") for state in table.states.values()] == [0, 1]

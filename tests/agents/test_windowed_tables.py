@@ -294,6 +294,36 @@ def test_an_agent_that_takes_several_records_for_a_while_cannot_write_windows_ei
         world.run({"views": file})
 
 
+def test_an_agent_that_has_written_windows_as_another_program_may_take_several_records_now() -> None:
+    programs: list[str] = ["writes", "takes"]
+    taken: list[float] = []
+
+    def app() -> anabranch.App:
+        app = anabranch.App("w", topic_partitions=1)
+        views = tumbling()(app)
+
+        async def count(stream: Any) -> None:
+            if programs[0] == "writes":
+                async for view in stream:
+                    views[view.page] += 1
+            async for some in stream.take(2, within=1):
+                assert all(view.at != 13 for view in some)
+                taken.extend(view.at for view in some)
+
+        app.agent(app.topic("views", value_type=View), name="count")(count)
+        return app
+
+    with World(app) as world:
+        send(world, 1, 2)
+        world.worker().stop()
+        del programs[0]
+        world.worker().start()
+        for at in (13, 14, 15):  # with the first one, it begins again
+            send(world, at)
+            world.advance(3)
+        assert (taken, len(world.dead_letters("views"))) == ([14, 15], 1)
+
+
 def test_private_keys_and_fields_of_windowed_tables_are_not_shown() -> None:
     def declare(app: anabranch.App) -> Any:
         table = app.Table("by-page", default=dict, private=["$key", "email"])

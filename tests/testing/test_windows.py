@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from anabranch.agents.runtime import runtime_of
 from anabranch.agents.tables import open_windows
 from anabranch.replay.testing.simulation import Simulation
 from anabranch.replay.testing.topic_content import TopicContent
+from anabranch.topics import clock
 from anabranch.topics.errors import Stop, Usage
 from anabranch.topics.private_texts import HIDDEN
 from window_programs import KINDS, app_of, expected, inputs, key_of, sales
@@ -195,6 +197,62 @@ def test_windows_that_take_long_to_close_do_so_in_several_steps(
         send_sales(world, 12)
         assert [window["key"] for window in world.topic("finals").values] == users
     assert (sum(steps), max(steps)) == (30, 3)
+
+
+@pytest.mark.parametrize("every", [None, "1s"], ids=["finals", "updates"])
+def test_a_function_that_takes_its_time_for_each_window_lets_others_have_their_turn(
+    every: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[str] = []
+    looks = [0]
+    look = WindowCloser._look_at_clock  # pyright: ignore[reportPrivateUsage]
+
+    def slow(window: dict[str, Any]) -> dict[str, Any]:
+        clock.sleep(0.02 if len(told) < 60 else 0.0)
+        told.append(window["key"])
+        return window
+
+    def looked(closer: WindowCloser) -> None:
+        looks.append(len(told))
+        look(closer)
+
+    monkeypatch.setattr(WindowCloser, "_look_at_clock", looked)
+
+    def app() -> anabranch.App:
+        app = anabranch.App("windows", topic_partitions=1)
+        topic = app.topic("sales", time="at", time_unit="s", grace="0s", partitions=1)
+        made = topic.window(Tumbling("10s")).aggregate("n", n=Count())
+        (made.final() if every is None else made.updates(every=every)).map(slow).to("told")
+        return app
+
+    with World(app) as world:
+        for number in range(400):
+            world.send("sales", {"at": 1}, key=f"u{number:03}")
+        world.send("sales", {"at": 1 if every else 20}, key="u399")
+        world.settle()
+        world.advance("5s")
+        assert sorted(window["key"] for window in world.topic("told").values) == [f"u{n:03}" for n in range(400)]
+    portions = [after - before for before, after in pairwise(looks) if after != before]
+    assert portions[:2] == [10, 2], "of 20 ms each, in steps of 50 ms"
+    assert max(portions) == 100, "as many as before, where they take no time"
+
+
+def test_windows_that_reach_one_topic_by_two_ways_come_in_the_order_in_which_they_close() -> None:
+    def app() -> anabranch.App:
+        app = anabranch.App("windows", topic_partitions=1)
+        topic = app.topic("sales", time="at", time_unit="s", grace="0s", max_jump=None, partitions=1)
+        made = topic.window(Tumbling("10s")).aggregate("n", n=Count())
+        for odd in (1, 0):
+            made.final().filter(lambda window, odd=odd: window["n"] % 2 == odd).to("told")
+        return app
+
+    with World(app) as world:
+        for at in (1, 2, 11, 21, 22):
+            world.send("sales", {"at": at}, key="ann")
+        for at in (31, 1_000):
+            world.send("sales", {"at": at}, key="ann")
+        world.settle()
+        assert [window["n"] for window in world.topic("told").values] == [2, 1, 2, 1]
 
 
 @pytest.mark.parametrize(("kind", "by_key", "seeds"), [("hopping", True, 4), ("sessions", False, 3)])
