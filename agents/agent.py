@@ -359,7 +359,8 @@ def declare_agent(app: App, *args: Any, **options: Any) -> Callable[[Callable[..
     def declared(fun: Callable[..., object]) -> Agent:
         known = dict(app.agents)
         made = decorate(fun)
-        if made.name in known:
+        if made.name in known and not _is_loaded_again(known[made.name], made):
+            app.agents[made.name] = known[made.name]
             raise Usage(
                 f"two agents called {made.name}",
                 hint='give one another name, under which its progress is kept: @app.agent(…, name="…")',
@@ -367,3 +368,13 @@ def declare_agent(app: App, *args: Any, **options: Any) -> Callable[[Callable[..
         return made
 
     return declared
+
+
+def _is_loaded_again(former: AgentT[Any], agent: Agent) -> bool:
+    """Return whether an agent is the former one, whose module runs a second time: it is the program (`python shop.py`),
+    and imported by its name as well, say by `autodiscover`; or it is reloaded. A loop makes agents of the same code."""
+    one, other = (getattr(inspect.unwrap(each.fun), "__code__", None) for each in (former, agent))
+    if one is None or other is None or one is other:
+        return False
+    same = (one.co_filename, one.co_firstlineno) == (other.co_filename, other.co_firstlineno)
+    return same and list(former.get_topic_names()) == list(agent.get_topic_names())
