@@ -32,7 +32,7 @@ from .timers import Timers, on_timer
 
 if TYPE_CHECKING:
     import faust
-    from faust.types import TP, AgentT, CodecT
+    from faust.types import TP, CodecT
     from faust.types.agents import ActorRefT
     from faust.types.tuples import RecordMetadata
     from mode.utils.trees import NodeT
@@ -109,6 +109,7 @@ class Agent(FaustAgent, Generic[V, R]):
         self.on_failure, self.retry = policy(on_failure)
         _check_async(fun)
         _check_options(kwargs)
+        kwargs["sink"] = _sinks(kwargs.get("sink") or ())
         super().__init__(cast(Any, fun), **kwargs)
 
     def info(self) -> dict[str, object]:
@@ -328,13 +329,23 @@ def _check_options(options: Mapping[str, object]) -> None:
     if not isinstance(options.get("channel"), ChannelT):
         known |= {"partitioner", "private", *inspect.signature(FaustApp.topic).parameters}
     check_options("agent", options, known)
-    sinks = options.get("sink") or ()
-    for sink in sinks if isinstance(sinks, Iterable) and not isinstance(sinks, str | ChannelT) else [sinks]:
-        if sink is sinks or not (isinstance(sink, AgentT | ChannelT) or callable(sink)):
+
+
+def _sinks(given: object) -> list[object]:
+    """Return the sinks of an agent, from what may be iterated once only.
+
+    Raises:
+        Usage: they are no topics, agents and functions.
+    """
+    several = isinstance(given, Iterable) and not isinstance(given, str)
+    sinks = list(cast("Iterable[object]", given)) if several else [given]
+    for sink in sinks:
+        if not several or not (isinstance(sink, AgentT | ChannelT) or callable(sink)):
             shown = f"app.topic({sink!r})" if isinstance(sink, str) else "receipts"
             raise Usage(
-                f"agent(sink={sinks!r}): sinks are a list of topics, agents and functions", hint=f"sink=[{shown}]"
+                f"agent(sink={given!r}): sinks are a list of topics, agents and functions", hint=f"sink=[{shown}]"
             )
+    return sinks
 
 
 def declare_agent(app: App, *args: Any, **options: Any) -> Callable[[Callable[..., object]], Agent]:
@@ -348,7 +359,8 @@ def declare_agent(app: App, *args: Any, **options: Any) -> Callable[[Callable[..
     def declared(fun: Callable[..., object]) -> Agent:
         known = dict(app.agents)
         made = decorate(fun)
-        if made.name in known:
+        if made.name in known and not _is_loaded_again(known[made.name], made):
+            app.agents[made.name] = known[made.name]
             raise Usage(
                 f"two agents called {made.name}",
                 hint='give one another name, under which its progress is kept: @app.agent(…, name="…")',
@@ -356,3 +368,13 @@ def declare_agent(app: App, *args: Any, **options: Any) -> Callable[[Callable[..
         return made
 
     return declared
+
+
+def _is_loaded_again(former: AgentT[Any], agent: Agent) -> bool:
+    """Return whether an agent is the former one, whose module runs a second time: it is the program (`python shop.py`),
+    and imported by its name as well, say by `autodiscover`; or it is reloaded. A loop makes agents of the same code."""
+    one, other = (getattr(inspect.unwrap(each.fun), "__code__", None) for each in (former, agent))
+    if one is None or other is None or one is other:
+        return False
+    same = (one.co_filename, one.co_firstlineno) == (other.co_filename, other.co_firstlineno)
+    return same and list(former.get_topic_names()) == list(agent.get_topic_names())

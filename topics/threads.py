@@ -289,13 +289,15 @@ os.register_at_fork(after_in_child=_waiting.clear)
 def _hand_over(call: Callable[[], None]) -> None:
     """Make a call, which raises nothing, in a daemon thread."""
     try:
-        _waiting.pop().put(call)
+        calls = _waiting.pop()
     except IndexError:
-        _start(partial(_serve, call), "anabranch-call")
+        calls = SimpleQueue[Callable[[], None]]()
+        _start(partial(_serve, calls), "anabranch-call")
+    calls.put(call)
 
 
-def _serve(call: Callable[[], None]) -> None:
-    calls = SimpleQueue[Callable[[], None]]()
+def _serve(calls: SimpleQueue[Callable[[], None]]) -> None:
+    call = calls.get()
     while True:
         call()
         del call  # it may hold the records of an epoch

@@ -29,6 +29,18 @@ def place_of(message: Message) -> Place:
     return message.place if type(message) is FiringRecord else (message.offset(), getattr(message, "row", 0))
 
 
+class _Again(NamedTuple):
+    """What fires at a place where something has fired in the epoch; `before` is how often."""
+
+    identity: Hashable
+    before: int
+
+
+def _plain(place: Place) -> Place:
+    """Return the place of something that fires, without its number."""
+    return (place[0], place[1].identity) if type(place[1]) is _Again else place
+
+
 class QueuedBatch(NamedTuple):
     """Consecutive records of one partition; `end` is the offset after the last one.
 
@@ -179,13 +191,18 @@ class PartitionQueue:
 
     def numbered(self, place: Place, epoch: int) -> Place:
         """Return the place of something that fires, apart from what has fired at the same one in this epoch: a timer
-        that was set again for the same time."""
+        that was set again for the same time.
+
+        Numbers begin anew with each epoch, so failures at places where the one before, which may still be under way,
+        has let something fire mean others now. They are forgotten: what fails again is found again.
+        """
         if self.firings_of != epoch:
-            self.firings.clear()
-            self.firings_of = epoch
+            if self.firings:
+                self.poisoned = {at: why for at, why in self.poisoned.items() if _plain(at) not in self.firings}
+            self.firings, self.firings_of = {}, epoch
         before = self.firings.get(place, 0)
         self.firings[place] = before + 1
-        return (place[0], (place[1], before)) if before else place
+        return (place[0], _Again(place[1], before)) if before else place
 
     def commit(self, progress: int, taken: int, channel_state: object = None) -> None:
         """Note a commit, and forget the failures of its records.

@@ -31,6 +31,23 @@ def test_it_is_refused_at_once(declare: Callable[[Any], object], said: str) -> N
         declare(App("wrong"))
 
 
+def test_sinks_that_can_be_iterated_once_only_get_what_the_agent_yields() -> None:
+    def made() -> App:
+        app = App("sinks", topic_partitions=1)
+
+        @app.agent(app.topic("orders"), name="pass", sink=map(app.topic, ["out", "copy"]))
+        async def pass_on(stream: Any) -> Any:
+            async for value in stream:
+                yield value
+
+        return app
+
+    with World(made) as world:
+        world.send("orders", 1)
+        world.settle()
+        assert [world.topic(name).values for name in ("out", "copy")] == [[1], [1]]
+
+
 def declared() -> App:
     app = App("declared")
     app.agent(app.topic("orders", key_type=str, partitions=4), name="nothing")(nothing)

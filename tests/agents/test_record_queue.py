@@ -369,3 +369,15 @@ def test_what_fires_twice_at_a_place_is_told_apart_until_the_epoch_is_rolled_bac
     assert partition.numbered((3, "timer"), epoch=2) == (3, "timer")
     partition.restart()
     assert partition.numbered((3, "timer"), epoch=2) == (3, "timer")
+
+
+def test_failures_of_what_fires_at_one_place_are_forgotten_when_their_numbers_begin_anew(queue: RecordQueue) -> None:
+    """After the rollback, a commit may come between two of them."""
+    partition = queue.at(P0)
+    first, second = (partition.numbered((3, "timer"), epoch=1) for _ in range(2))
+    partition.poisoned |= {first: ValueError(), second: ValueError(), (3, "other"): ValueError(), (4, 0): ValueError()}
+    partition.restart()
+    partition.numbered((3, "timer"), epoch=2)
+    assert {first, second} <= partition.poisoned.keys()
+    partition.numbered((3, "timer"), epoch=3)
+    assert list(partition.poisoned) == [(3, "other"), (4, 0)]

@@ -71,6 +71,28 @@ def test_a_second_agent_of_a_name_is_refused_instead_of_replacing_the_first(decl
         declare(new_app())
 
 
+READER = """
+@app.agent(app.topic(topic), name=name)
+async def read(stream):
+    async for _ in stream:
+        pass
+"""
+
+
+def test_an_agent_whose_module_runs_twice_is_not_a_second_one() -> None:
+    # As `__main__` and as a module that `autodiscover` names, or reloaded.
+    app = new_app()
+    for topic in ("orders", "orders"):
+        exec(compile(READER, "shop.py", "exec"), {"app": app, "topic": topic, "name": "read"})
+    assert app.agents["read"].channel.get_topic_name() == "orders"
+    with pytest.raises(Usage, match="two agents called read"):
+        exec(compile(READER, "shop.py", "exec"), {"app": app, "topic": "returns", "name": "read"})
+    assert app.agents["read"].channel.get_topic_name() == "orders"
+    app, again = new_app(), compile(READER * 2, "shop.py", "exec")
+    with pytest.raises(Usage, match="two agents called read"):
+        exec(again, {"app": app, "topic": "orders", "name": "read"})
+
+
 def test_two_agents_with_one_repartition_topic_would_get_each_other_s_records_and_are_refused() -> None:
     def made() -> App:
         app = new_app()

@@ -148,6 +148,23 @@ def test_a_timer_that_is_set_again_for_the_time_at_which_it_has_fired_is_another
         assert len(world.topic("steps.dlq").values if failed else ()) == failed
 
 
+@pytest.mark.parametrize("most", [1, 2, 3, 4])
+@pytest.mark.parametrize("topics", [("steps",), ("steps", "others")], ids=["one-topic", "two-topics"])
+def test_a_timer_is_set_again_for_the_time_at_which_one_has_failed_and_fires_while_the_failure_is_committed(
+    topics: tuple[str, ...], most: int
+) -> None:
+    with World(lambda: program(topics=topics, settings=EngineSettings(max_outputs=most))) as world:
+        for topic in topics[1:]:
+            for time in (900, 901):
+                world.send(topic, at(time), key="k")
+        for step in (at(1), at(5, set=[(20, "a", "fails"), (21, "b", [20, "a"])]), at(25), at(26)):
+            world.send("steps", step, key="k")
+        world.settle()
+        told = [text for text in world.topic("told").values if not text.startswith("record")]
+        assert [text.partition(" after")[0] for text in told] == ["b 21", "a 20"]
+        assert [letter.value["payload"] for letter in world.dead_letters("steps")] == [{"more": ["fails"]}]
+
+
 @each_commit
 def test_timers_fire_in_the_order_in_which_they_are_due(settle_each: bool) -> None:
     steps = [at(1), at(2, set=[(20, "b", "again"), (25, "a")]), at(45)]

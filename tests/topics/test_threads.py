@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import threading
+import time
+import weakref
 from collections.abc import Callable, Generator
 from typing import TypeVar
 
@@ -58,6 +61,31 @@ def test_a_thread_takes_one_call_after_another_and_calls_at_the_same_time_have_t
     for _ in range(3):
         (again,) = asyncio.run(gathered(here))
         assert again in first
+
+
+def test_a_thread_that_waits_for_a_call_keeps_nothing_of_its_first_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(threads, "_WAITS_S", 30)
+
+    class Records:
+        pass
+
+    async def main() -> weakref.ref[Records]:
+        free, records = threading.Event(), Records()
+        waiting = len(threads._waiting)  # pyright: ignore[reportPrivateUsage]
+        busy = [asyncio.ensure_future(threads.daemon_thread(free.wait)) for _ in range(waiting)]
+        await asyncio.sleep(0)
+        await threads.daemon_thread(id, records)  # a thread is started for it
+        free.set()
+        await asyncio.gather(*busy)
+        return weakref.ref(records)
+
+    kept = asyncio.run(main())
+    for _ in range(500):  # the thread may not be back from the call
+        gc.collect()
+        if kept() is None:
+            break
+        time.sleep(0.001)
+    assert kept() is None
 
 
 def test_a_thread_ends_that_has_waited_for_a_call(monkeypatch: pytest.MonkeyPatch) -> None:
