@@ -81,9 +81,9 @@ def of_parquet() -> bytes:
     return out.getvalue()
 
 
-def of_tar() -> bytes:
+def of_tar(how: int = tarfile.DEFAULT_FORMAT) -> bytes:
     out = io.BytesIO()
-    with tarfile.open(fileobj=out, mode="w") as archive:
+    with tarfile.open(fileobj=out, mode="w", format=how) as archive:
         member = tarfile.TarInfo("a.csv")
         member.size = len(FIRST)
         archive.addfile(member, io.BytesIO(FIRST))
@@ -111,6 +111,15 @@ def test_a_file_that_holds_no_lines_is_said_to_be_what_it_is(tmp_path: Path, nam
     assert not records
     assert f"it is {kind}" in reason.replace("it is a ", "it is ")
     assert "not lines" in both(history(path, encoding="latin-1"))[1][0][1]
+
+
+@pytest.mark.parametrize("how", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+def test_text_with_mustard_in_it_is_no_tar_archive(tmp_path: Path, how: int) -> None:
+    archive = of_tar(how)
+    at = archive.index(b"ustar")
+    assert both(history(plain(tmp_path, "a.txt", archive)))[1]
+    records, bad = both(history(plain(tmp_path, "b.txt", b" " * (at - 1) + b"mustard\nb\n")))
+    assert (len(records), bad) == (2, [])
 
 
 @pytest.mark.parametrize(
