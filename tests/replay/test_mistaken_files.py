@@ -140,9 +140,31 @@ def test_a_header_with_another_delimiter_is_refused(tmp_path: Path, data: bytes,
     assert b'":' in (record[1] or b"")
 
 
-def test_a_first_line_for_spreadsheets_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "data"),
+    [
+        ("a.csv", b'"a;b"\nx;y\n'),
+        ("a.csv", b'"last; first; age",n\nx,1\n'),
+        ("a.csv", b"Betrag; EUR\n1\n2\n"),
+        ("a.csv", b"id,kind (0|1|2)\n1,0\n2,2\n"),
+        ("a.tsv", b"freq,unit,geo,time\t2010\t2011\nA,PC,NL,x\t1.0\t2.0\n"),
+    ],
+)
+def test_a_header_with_other_delimiters_in_its_names_is_read(tmp_path: Path, name: str, data: bytes) -> None:
+    records, bad = both(history(plain(tmp_path, name, data)))
+    assert (len(records), bad) == (data.count(b"\n") - 1, [])
+
+
+@pytest.mark.parametrize("rows", [b"", b"ann\nbob;1\n", b"ann;1,5\n"])
+def test_a_header_is_refused_if_its_rows_may_have_the_other_delimiter(tmp_path: Path, rows: bytes) -> None:
+    path = plain(tmp_path, "a.csv", b"user;n\n" + rows)
+    assert "--delimiter ';'" in refusal(lambda: history(path).check("t"))
+
+
+@pytest.mark.parametrize("delimiter", [None, ";"])
+def test_a_first_line_for_spreadsheets_is_refused(tmp_path: Path, delimiter: str | None) -> None:
     path = plain(tmp_path, "a.csv", b"sep=;\nuser;n\nann;1\n")
-    assert "tail -n +2" in refusal(lambda: history(path).check("t"))
+    assert "tail -n +2" in refusal(lambda: history(path, delimiter=delimiter).check("t"))
 
 
 # ---- encodings ----

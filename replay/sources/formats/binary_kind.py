@@ -20,7 +20,8 @@ _KINDS: dict[bytes, tuple[str, str]] = {
     b"version https://git-lfs.github.com/": ("a pointer of Git LFS", "git lfs pull gets the file"),
     b"SQLite format 3\x00": ("an SQLite database", "export it as CSV"),
 }
-# A tar archive begins with a file's name; its mark, as POSIX and as GNU write it, follows. Text may have "mustard" there.
+# A tar archive begins with a file's name; its mark, as POSIX and as GNU write it, follows. Text may have "mustard"
+# there.
 _TAR_BYTE = 257
 _TAR = (b"ustar\x00", b"ustar  \x00")
 
