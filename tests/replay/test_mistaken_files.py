@@ -181,6 +181,15 @@ def test_encodings_without_bytes_above_127_are_decoded(tmp_path: Path, name: str
     assert (records[-1][1] or b"").decode() == (text if name == "a.txt" else f'{{"user":"{text}","n":1}}')
 
 
+@pytest.mark.parametrize("name", ["a.csv", "a.txt"])
+def test_each_line_begins_in_ascii_wherever_a_batch_is_cut(tmp_path: Path, name: str) -> None:
+    # The first line does not return to ASCII from the Roman letters of Japan, where a backslash is a yen.
+    data = b"u,n\n\x1b(Ja\\b,1\na\\b,2\n"
+    records, bad = both(history(plain(tmp_path, name, data), encoding="iso2022_jp"))
+    assert not bad
+    assert ["¥" in (value or b"").decode() for _, value, _ in records[-2:]] == [True, False]
+
+
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "U8", "utf"])
 @pytest.mark.parametrize("name", ["a.csv", "a.txt"])
 def test_utf_8_has_many_names(tmp_path: Path, name: str, encoding: str) -> None:

@@ -267,7 +267,9 @@ class CsvColumns:
         data = block.data
         if data.startswith(_BOM):
             raise ValueError("a byte order mark that pyarrow would remove")
-        if not data.isascii() or not keeps_ascii(self._format.encoding):
+        if not keeps_ascii(self._format.encoding):
+            raise ValueError("an encoding whose escapes may go on in the next line")
+        if not data.isascii():
             # Decoding the block equals decoding its lines: a line end is one byte in these encodings.
             data = data.decode(self._format.encoding).encode() if not is_utf8(self._format.encoding) else data
             data.decode()
