@@ -72,6 +72,17 @@ def test_what_follows_a_stream_of_bzip2_and_cannot_be_read_is_bad(tmp_path: Path
     assert "the rest of the file is not read" in reason
 
 
+@pytest.mark.parametrize(("ending", "pack"), [(".gz", gzip.compress), (".bz2", bz2.compress)])
+@pytest.mark.parametrize("zeros", [1, 70_000])
+def test_zeros_behind_a_compressed_stream_are_padding(
+    tmp_path: Path, ending: str, pack: Callable[[bytes], bytes], zeros: int
+) -> None:
+    padding = bytes(zeros)
+    path = plain(tmp_path, f"a.csv{ending}", pack(FIRST) + padding + pack(b"cid,3\n") + padding)
+    records, bad = both(history(path))
+    assert (len(records), bad) == (3, [])
+
+
 # ---- another format ----
 
 
