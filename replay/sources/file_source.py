@@ -9,7 +9,7 @@ from .field_mapping import FieldMapping
 from .files.file_opening import READ_ERRORS, FileEntry, Opened, open_entry, why
 from .format import RAW_BYTES, Format, kind_of
 from .formats.binary_kind import binary_kind
-from .formats.csv_parser import CsvParser, check_delimiter, read_header
+from .formats.csv_parser import CsvParser, check_header, read_header
 from .formats.json_lines import JsonColumns, JsonLinesParser
 from .formats.line_buffer import (
     BATCH_LINES,
@@ -159,8 +159,6 @@ class FileSource:
             columnar = self._columnar and mapping.plain and not fields
             return BlockParser.of_columns(JsonColumns(format, mapping, most), plain) if columnar else plain
         columns = format.columns or self._read_header(format)
-        if format.columns is None and not self._delimiter_given:
-            check_delimiter(columns, source=self._name, delimiter=format.delimiter or ",")
         return CsvParser(
             self._name,
             format,
@@ -182,6 +180,9 @@ class FileSource:
             last = self._exhausted and len(lines) == buffer.waiting
             header = read_header(lines, source=self._name, format=format, final=last) if lines else None
             if header is not None:
+                check_header(
+                    header[0], lines, source=self._name, format=format, final=last, given=self._delimiter_given
+                )
                 buffer.drop(header[1])
                 return header[0]
             if last:

@@ -72,6 +72,17 @@ def test_what_follows_a_stream_of_bzip2_and_cannot_be_read_is_bad(tmp_path: Path
     assert "the rest of the file is not read" in reason
 
 
+@pytest.mark.parametrize(("ending", "pack"), [(".gz", gzip.compress), (".bz2", bz2.compress)])
+@pytest.mark.parametrize("zeros", [1, 70_000])
+def test_zeros_behind_a_compressed_stream_are_padding(
+    tmp_path: Path, ending: str, pack: Callable[[bytes], bytes], zeros: int
+) -> None:
+    padding = bytes(zeros)
+    path = plain(tmp_path, f"a.csv{ending}", pack(FIRST) + padding + pack(b"cid,3\n") + padding)
+    records, bad = both(history(path))
+    assert (len(records), bad) == (3, [])
+
+
 # ---- another format ----
 
 
@@ -81,9 +92,9 @@ def of_parquet() -> bytes:
     return out.getvalue()
 
 
-def of_tar() -> bytes:
+def of_tar(how: int = tarfile.DEFAULT_FORMAT) -> bytes:
     out = io.BytesIO()
-    with tarfile.open(fileobj=out, mode="w") as archive:
+    with tarfile.open(fileobj=out, mode="w", format=how) as archive:
         member = tarfile.TarInfo("a.csv")
         member.size = len(FIRST)
         archive.addfile(member, io.BytesIO(FIRST))
@@ -113,6 +124,15 @@ def test_a_file_that_holds_no_lines_is_said_to_be_what_it_is(tmp_path: Path, nam
     assert "not lines" in both(history(path, encoding="latin-1"))[1][0][1]
 
 
+@pytest.mark.parametrize("how", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+def test_text_with_mustard_in_it_is_no_tar_archive(tmp_path: Path, how: int) -> None:
+    archive = of_tar(how)
+    at = archive.index(b"ustar")
+    assert both(history(plain(tmp_path, "a.txt", archive)))[1]
+    records, bad = both(history(plain(tmp_path, "b.txt", b" " * (at - 1) + b"mustard\nb\n")))
+    assert (len(records), bad) == (2, [])
+
+
 @pytest.mark.parametrize(
     ("data", "shown"),
     [
@@ -131,9 +151,31 @@ def test_a_header_with_another_delimiter_is_refused(tmp_path: Path, data: bytes,
     assert b'":' in (record[1] or b"")
 
 
-def test_a_first_line_for_spreadsheets_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "data"),
+    [
+        ("a.csv", b'"a;b"\nx;y\n'),
+        ("a.csv", b'"last; first; age",n\nx,1\n'),
+        ("a.csv", b"Betrag; EUR\n1\n2\n"),
+        ("a.csv", b"id,kind (0|1|2)\n1,0\n2,2\n"),
+        ("a.tsv", b"freq,unit,geo,time\t2010\t2011\nA,PC,NL,x\t1.0\t2.0\n"),
+    ],
+)
+def test_a_header_with_other_delimiters_in_its_names_is_read(tmp_path: Path, name: str, data: bytes) -> None:
+    records, bad = both(history(plain(tmp_path, name, data)))
+    assert (len(records), bad) == (data.count(b"\n") - 1, [])
+
+
+@pytest.mark.parametrize("rows", [b"", b"ann\nbob;1\n", b"ann;1,5\n"])
+def test_a_header_is_refused_if_its_rows_may_have_the_other_delimiter(tmp_path: Path, rows: bytes) -> None:
+    path = plain(tmp_path, "a.csv", b"user;n\n" + rows)
+    assert "--delimiter ';'" in refusal(lambda: history(path).check("t"))
+
+
+@pytest.mark.parametrize("delimiter", [None, ";"])
+def test_a_first_line_for_spreadsheets_is_refused(tmp_path: Path, delimiter: str | None) -> None:
     path = plain(tmp_path, "a.csv", b"sep=;\nuser;n\nann;1\n")
-    assert "tail -n +2" in refusal(lambda: history(path).check("t"))
+    assert "tail -n +2" in refusal(lambda: history(path, delimiter=delimiter).check("t"))
 
 
 # ---- encodings ----
@@ -148,6 +190,15 @@ def test_encodings_without_bytes_above_127_are_decoded(tmp_path: Path, name: str
     records, bad = both(history(plain(tmp_path, name, lines.encode(encoding)), encoding=encoding))
     assert not bad
     assert (records[-1][1] or b"").decode() == (text if name == "a.txt" else f'{{"user":"{text}","n":1}}')
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.txt"])
+def test_each_line_begins_in_ascii_wherever_a_batch_is_cut(tmp_path: Path, name: str) -> None:
+    # The first line does not return to ASCII from the Roman letters of Japan, where a backslash is a yen.
+    data = b"u,n\n\x1b(Ja\\b,1\na\\b,2\n"
+    records, bad = both(history(plain(tmp_path, name, data), encoding="iso2022_jp"))
+    assert not bad
+    assert ["¥" in (value or b"").decode() for _, value, _ in records[-2:]] == [True, False]
 
 
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "U8", "utf"])

@@ -22,9 +22,10 @@ class _Raw(Protocol):
 
 
 class Bzip2Stream(io.BufferedReader):
-    """The decompressed bytes of consecutive bzip2 streams. Moving backward reads again from the beginning.
+    """The decompressed bytes of consecutive bzip2 streams, which zeros may follow.
 
-    Reading raises OSError if the data is not bzip2, and EOFError if the last stream is incomplete.
+    Moving backward reads again from the beginning. Reading raises OSError if the data is not bzip2, and EOFError if the
+    last stream is incomplete.
     """
 
     def __init__(self, raw: _Raw) -> None:
@@ -66,9 +67,12 @@ class _Decompressed(io.RawIOBase):
         while True:
             fed = b""
             if self._stream.eof:
-                fed = self._stream.unused_data or self._raw.read(_READ_BYTES)
-                if not fed:
-                    return b""
+                fed = self._stream.unused_data
+                # As with gzip, zeros are padding.
+                while not (fed := fed.lstrip(b"\0")):
+                    fed = self._raw.read(_READ_BYTES)
+                    if not fed:
+                        return b""
                 self._stream = bz2.BZ2Decompressor()
             elif self._stream.needs_input:
                 fed = self._raw.read(_READ_BYTES)

@@ -20,8 +20,10 @@ _KINDS: dict[bytes, tuple[str, str]] = {
     b"version https://git-lfs.github.com/": ("a pointer of Git LFS", "git lfs pull gets the file"),
     b"SQLite format 3\x00": ("an SQLite database", "export it as CSV"),
 }
-# A tar archive begins with a file's name; its mark follows.
+# A tar archive begins with a file's name; its mark, as POSIX and as GNU write it, follows. Text may have "mustard"
+# there.
 _TAR_BYTE = 257
+_TAR = (b"ustar\x00", b"ustar  \x00")
 
 
 def binary_kind(data: bytes) -> str | None:
@@ -30,7 +32,7 @@ def binary_kind(data: bytes) -> str | None:
     >>> binary_kind(b"\\x1f\\x8b\\x08")
     'it is gzip, not lines; rename it: its extension is .gz'
     """
-    if data.startswith(b"ustar", _TAR_BYTE):
+    if data.startswith(_TAR, _TAR_BYTE):
         return f"it is a tar archive, not lines; {_UNPACK}"
     for begin, (kind, remedy) in _KINDS.items():
         if data.startswith(begin):

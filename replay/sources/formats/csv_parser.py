@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
 from ....topics.arrow_numpy import as_numpy
@@ -44,7 +45,7 @@ __all__ = [
     "CsvParser",
     "CsvRow",
     "CsvRows",
-    "check_delimiter",
+    "check_header",
     "csv_kinds",
     "read_header",
     "read_rows",
@@ -171,28 +172,50 @@ def read_header(
     return columns, first.last
 
 
-_DELIMITERS = {";": "';'", "\t": "$'\\t'", "|": "'|'", ",": ","}
+_DELIMITERS = {";": "';'", "\t": "$'\\t'", "|": "'|'", ",": "','"}
 
 
-def check_delimiter(columns: Sequence[str], *, source: str, delimiter: str) -> None:
-    """Refuse a header that another delimiter splits into more columns than the one that applies by default.
+def check_header(
+    columns: Sequence[str], lines: Sequence[bytes], *, source: str, format: Format, final: bool, given: bool
+) -> None:
+    """Refuse a header that is not one, or that another delimiter than the default splits into more columns.
 
-    Otherwise the whole row would become the only field of each record.
+    Otherwise the whole row would become the only field of each record. It is no mistake if the rows fit the header, and
+    do not with the other delimiter; nor are commas in a file `.tsv` with tabs.
+
+    Args:
+        lines: the lines from the first one on, with a few rows.
+        final: no lines follow.
+        given: the user names the delimiter.
 
     Raises:
-        Usage: it does.
+        Usage: the header is refused.
     """
+    delimiter = format.delimiter or ","
     if len(columns) <= 2 and columns[0].startswith("sep=") and len(columns[0] + delimiter.join(columns[1:])) <= 5:
         raise Usage(
             f"{source}: the first line, sep=, is for spreadsheets and is not a header",
             hint="remove it: tail -n +2 FILE; --delimiter C names the delimiter",
         )
-    written = "".join(columns)
-    for other, shown in _DELIMITERS.items():
-        if other != delimiter and written.count(other) >= len(columns):
+    if given or (delimiter == "\t" and len(columns) > 1):
+        return
+    for other in [other for other in _DELIMITERS if other != delimiter and any(other in name for name in columns)]:
+        own, split = (
+            {
+                row.first: len(row.cells)
+                for row in read_rows(lines, 1, source=source, format=replace(format, delimiter=which), final=final).rows
+                if row.cells
+            }
+            for which in (delimiter, other)
+        )
+        header, *rows = own
+        more = split.get(header, 0)
+        right = all(own[row] == len(columns) for row in rows) and all(split.get(row) != more for row in rows)
+        if more > len(columns) and not (rows and right):
             raise Usage(
-                f"{source}: the header has more columns if {shown} is the delimiter: {delimiter.join(columns)!r:.200}",
-                hint=f"--delimiter {shown}, or --delimiter {_DELIMITERS.get(delimiter, delimiter)} if it is not",
+                f"{source}: the header has more columns if {_DELIMITERS[other]} is the delimiter: "
+                f"{delimiter.join(columns)!r:.200}",
+                hint=f"--delimiter {_DELIMITERS[other]}, or --delimiter {_DELIMITERS[delimiter]} if it is not",
             )
 
 
@@ -244,7 +267,9 @@ class CsvColumns:
         data = block.data
         if data.startswith(_BOM):
             raise ValueError("a byte order mark that pyarrow would remove")
-        if not data.isascii() or not keeps_ascii(self._format.encoding):
+        if not keeps_ascii(self._format.encoding):
+            raise ValueError("an encoding whose escapes may go on in the next line")
+        if not data.isascii():
             # Decoding the block equals decoding its lines: a line end is one byte in these encodings.
             data = data.decode(self._format.encoding).encode() if not is_utf8(self._format.encoding) else data
             data.decode()
