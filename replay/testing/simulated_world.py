@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,6 +27,7 @@ from .simulated_worker import SimulatedWorker
 from .stillness import tables_that_close
 from .store_faults import WatchedStore, full_disk
 from .temporary_folder import temporary_folder
+from .virtual_clock import START
 from .virtual_loop import Owner
 from .worker_life import WorkerLife
 from .world_feed import FEED_S, Input, WorldFeed
@@ -78,22 +80,27 @@ class WorldSettings:
 class SimulatedWorld:
     """A world; it runs once.
 
+    Args:
+        later: how much later than in other worlds its time of day is.
+
     Attributes:
         log: what has happened.
+        unread: topics with inputs that no worker reads at the end.
         seconds: how long it took to come to rest, in virtual seconds.
     """
 
-    def __init__(self, settings: WorldSettings, seed: int, plan: Plan) -> None:
+    def __init__(self, settings: WorldSettings, seed: int, plan: Plan, *, later: timedelta = timedelta()) -> None:
         self._settings, self._seed, self._plan = settings, seed, plan
         self._rng = random.Random(seed)  # noqa: S311 (a test's)
         self.log = WorldLog()
         self.seconds = 0.0
+        self.unread: list[str] = []
         self._runtime = runtime_of(settings.app)
         self._group = self._runtime.group_id
         self._changelogs = {table.name: table.changelog_name for table in self._runtime.tables}
         delays = random.Random(f"delays of {seed}")  # noqa: S311 (a test's)
         self._environment = Environment(
-            seed=seed, choose=self._rng.randrange, delay_s=lambda: delays.choice(_THREAD_DELAYS_S)
+            start=START + later, seed=seed, choose=self._rng.randrange, delay_s=lambda: delays.choice(_THREAD_DELAYS_S)
         )
         self._loop, self._kafka = self._environment.loop, self._environment.kafka
         self._injector = FaultInjector(plan, self, self.log, seed, _LATENCY_S)
@@ -174,7 +181,7 @@ class SimulatedWorld:
         else:
             outcome.wrong += store_faults(self._kafka, self._workers)
             read = {topic for member in self._kafka.members(self._group) for topic in member.topics}
-            outcome.wrong += [f"no worker reads topic {topic}" for topic in settings.inputs if topic not in read]
+            self.unread = [topic for topic, inputs in settings.inputs.items() if inputs and topic not in read]
         return outcome
 
     def _is_quiet(self) -> bool:

@@ -7,12 +7,13 @@ from typing import cast
 
 from ...agents.app import App
 from ...agents.runtime import runtime_of
+from ...topics.dead_letter import LATE_SUFFIX, SUFFIX
 from ...topics.errors import Usage
 from ...topics.spelling import did_you_mean
 from .simulated_world import Input
 from .world_names import check_name, check_partitions
 
-__all__ = ["check_names", "check_numbers", "check_topics", "input_records", "names_of", "packed_topics"]
+__all__ = ["check_names", "check_numbers", "check_read", "input_records", "names_of", "packed_topics"]
 
 
 def check_numbers(seeds: Sequence[int], workers: int, partitions: Mapping[str, int] | None) -> None:
@@ -61,19 +62,15 @@ def _input(record: object) -> Input:
     return Input(record)
 
 
-def check_topics(app: App, inputs: Iterable[str], created: Iterable[str]) -> None:
-    """Refuse inputs of topics that the app does not declare.
-
-    Args:
-        created: topics that the simulation creates besides its inputs.
+def check_read(app: App, unread: Iterable[str]) -> None:
+    """Refuse inputs that no worker of a world has read. What `through` reads, for one, is known no earlier.
 
     Raises:
         Usage: there is one.
     """
     described = runtime_of(app).described
-    for topic in inputs:
-        if topic not in described and topic not in created:
-            raise Usage(f"app {app.conf.id} reads no topic {topic!r}", hint=did_you_mean(topic, described))
+    for topic in unread:
+        raise Usage(f"app {app.conf.id} reads no topic {topic!r}", hint=did_you_mean(topic, {*described} - {topic}))
 
 
 def names_of(option: str, given: Iterable[str]) -> tuple[str, ...]:
@@ -91,13 +88,14 @@ def names_of(option: str, given: Iterable[str]) -> tuple[str, ...]:
 
 
 def check_names(option: str, given: Iterable[str], known: Collection[str]) -> None:
-    """Refuse names of tables and topics that a world did not have at its end.
+    """Refuse names of tables and topics that a world did not have at its end, and would not have with late records
+    and dead letters.
 
     Raises:
         Usage: there is one.
     """
     for name in given:
-        if name not in known:
+        if name not in known and name.removesuffix(LATE_SUFFIX).removesuffix(SUFFIX) not in known:
             raise Usage(f"{option}=[{name!r}]: the app has no such table or topic", hint=did_you_mean(name, known))
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from ...agents.flows.flow import repartition_topic
 from ...agents.runtime import runtime_of
+from ...agents.tables.timer_table import TimerTable
 from ...topics.control_records import CONTROL_KEY, carries_control
 from ...topics.dead_letter import SUFFIX
 from ...topics.memory.memory_kafka import MemoryKafka
@@ -81,19 +82,21 @@ def outcome_of(kafka: MemoryKafka, app: Any, inputs: Iterable[str], ignore: froz
         if table.name in ignore or table.changelog_name not in kafka.topics:
             continue
         rows = outcome.tables[table.name] = {}
-        split: set[object] = set()
+        several: dict[object, list[object]] = {}  # values of keys that are in several partitions
         for log in kafka.topics[table.changelog_name].logs:
             for key, value in table.content(_content(log)).items():
                 found = _hashable(table.key_codec.decode(key))
-                if table.local:
-                    found = (log.partition, found)
-                elif found in rows and not table.is_global:  # the last one would hide the others
-                    split.add(found)
-                rows[found] = table.value_codec.decode(value)
-        if split:
+                decoded = table.value_codec.decode(value)
+                if found in rows and not table.is_global:  # the last one would hide the others
+                    several.setdefault(found, [rows[found]]).append(decoded)
+                rows[found] = decoded
+        if table.local or isinstance(table, TimerTable):
+            # In which partition a value is may depend on chance: records without a key go to any.
+            rows |= {key: sorted(values, key=repr) for key, values in several.items()}
+        elif several:
             outcome.wrong.append(
-                f"table {table.name}: {len(split)} of {len(rows)} keys are in several partitions, such as "
-                f"{min(map(repr, split))}: its agents write it from records with other keys; use group_by, or "
+                f"table {table.name}: {len(several)} of {len(rows)} keys are in several partitions, such as "
+                f"{min(map(repr, several))}: its agents write it from records with other keys; use group_by, or "
                 "local=True"
             )
     skipped = {*inputs, *changelogs, *partial, *ignore}

@@ -72,6 +72,27 @@ def test_text_is_utf8_and_other_values_are_refused(kafka: KafkaLab) -> None:
     assert (message.key(), message.value(), message.headers()) == ("kéy".encode(), "täxt".encode(), [("x", b"1")])
     with pytest.raises(TypeError, match="bytes-like object is required, not 'int'"):
         kafka.producer().produce(topic, 5)
+    for given in (bytearray(b"v"), memoryview(b"v")):
+        with pytest.raises(TypeError, match="must be read-only bytes-like object"):
+            kafka.producer().produce(topic, given)
+        with pytest.raises(TypeError, match="must be read-only bytes-like object"):
+            kafka.producer().produce(topic, b"v", key=given)
+
+
+@pytest.mark.parametrize(
+    ("headers", "said"),
+    [
+        ({"a": 5}, "None, binary, or unicode string, not int"),
+        ([("a", bytearray(b"1"))], "None, binary, or unicode string, not bytearray"),
+        ([["a", b"1"]], "a list of .key, value. tuples"),
+        ([("a", b"1", b"2")], "a list of .key, value. tuples"),
+        ((), "dict or list of .key, value. tuples, not tuple"),
+        ((("a", b"1"),), "dict or list of .key, value. tuples, not tuple"),
+    ],
+)
+def test_headers_of_other_types_are_refused(kafka: KafkaLab, headers: Any, said: str) -> None:
+    with pytest.raises(TypeError, match=said):
+        kafka.producer().produce(kafka.topic(), b"v", headers=headers)
 
 
 def test_times_are_the_producers_unless_the_topic_says_otherwise(kafka: KafkaLab) -> None:

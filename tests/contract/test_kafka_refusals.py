@@ -79,14 +79,15 @@ def test_times_out_of_bounds(kafka: KafkaLab) -> None:
 def test_partitions_that_do_not_exist(kafka: KafkaLab) -> None:
     topic = kafka.topic(2)
     kafka.send(topic, b"v")  # now the producer knows the partitions
-    for partition in (2, 7):
+    for partition in (2, 7, -2, -1001):
         error = error_of(kafka.sent, topic, b"v", partition=partition)
         assert flags(error) == (KafkaError._UNKNOWN_PARTITION, "")
 
 
-def test_partitions_that_do_not_exist_in_a_topic_not_asked_for_yet(kafka: KafkaLab) -> None:
+@pytest.mark.parametrize("partition", [7, -2])
+def test_partitions_that_do_not_exist_in_a_topic_not_asked_for_yet(kafka: KafkaLab, partition: int) -> None:
     topic = kafka.topic(2)
-    error, message = kafka.sent(topic, b"v", partition=7)
+    error, message = kafka.sent(topic, b"v", partition=partition)
     assert flags(error) == (KafkaError._UNKNOWN_PARTITION, "")
     assert message.offset() is None
 

@@ -14,6 +14,7 @@ import anabranch
 import pytest
 from anabranch.replay.testing.faults import Plan
 from anabranch.replay.testing.simulation import Simulation
+from anabranch.topics import clock
 from anabranch.topics.errors import Usage
 from world_programs import PROGRAMS, bank
 
@@ -240,9 +241,30 @@ def numbering() -> anabranch.App:
 
 
 def test_headers_are_part_of_the_outcome() -> None:
-    made = Simulation(numbering, inputs={"clicks": [("ann", n) for n in range(60)]}, faults="abort", seeds=10)
+    clicks = [("ann", n) for n in range(60)]
+    made = Simulation(numbering, inputs={"clicks": clicks}, workers=1, faults="abort", seeds=10)
     with pytest.raises(AssertionError, match=r"topic copies: other headers: 'ann' → "):
         made.same_as_without_faults()
+
+
+def stamping() -> anabranch.App:
+    app = anabranch.App("stamping", topic_partitions=2)
+    copies, plain = app.topic("copies", key_type=str), app.topic("plain")
+
+    @app.agent(app.topic("clicks", key_type=str), name="stamp")
+    async def stamp(stream: Any) -> None:
+        async for user, click in stream.items():
+            await copies.send(key=user, value=click, headers={"at": str(clock.now_ms() // 1000).encode()})
+            await plain.send(value=click)
+
+    return app
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_headers_that_are_the_same_in_a_few_worlds_by_chance_are_no_difference(count: int) -> None:
+    """So are partitions of records without a key."""
+    clicks = [("ann", n) for n in range(count)]
+    assert Simulation(stamping, inputs={"clicks": clicks}, seeds=20).same_as_without_faults().worlds == 20
 
 
 def test_the_report_counts_the_dead_letters_that_belong_to_the_result() -> None:

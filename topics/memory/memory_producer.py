@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 from confluent_kafka import OFFSET_INVALID, KafkaError, KafkaException, Message, TopicPartition
 
@@ -104,9 +104,9 @@ class MemoryProducer(Client):
         record = _Queued(
             topic,
             partition,
-            _bytes(key),
-            _bytes(value),
-            _headers(headers) if headers else None,
+            _bytes(key, 3),
+            _bytes(value, 2),
+            None if headers is None else _headers(headers) or None,
             timestamp,
             callback or on_delivery,
             0.0,
@@ -142,7 +142,7 @@ class MemoryProducer(Client):
             )
             self._unsent.append(record)
             return
-        if record.partition >= len(found.logs) and record.topic in self._known:
+        if not -1 <= record.partition < len(found.logs) and record.topic in self._known:
             raise _unable(KafkaError._UNKNOWN_PARTITION)  # pyright: ignore[reportPrivateUsage]
         self._send(record)
 
@@ -155,9 +155,9 @@ class MemoryProducer(Client):
             self._missing.discard(topic)
             try:
                 count = len(kafka.topic(topic).logs)
-                if partition < 0:
+                if partition == -1:
                     partition = murmur2_partition(key, count) if key is not None else random_below(count)
-                elif partition >= count:
+                elif not 0 <= partition < count:
                     raise Refused(KafkaError._UNKNOWN_PARTITION)  # pyright: ignore[reportPrivateUsage]
                 if self._loses and (topic, partition) not in self._accepted:
                     self._loses, offset, kind = False, OFFSET_INVALID, CREATE_TIME
@@ -342,21 +342,30 @@ def _unable(code: int) -> KafkaException:
     return failure(code, f"Unable to produce message: {KafkaError(code).str()}")
 
 
-def _bytes(given: object) -> bytes | None:
+def _bytes(given: object, argument: int) -> bytes | None:
+    """Return a key or value as bytes; like the binding, which does not take what may change later."""
     if given is None or isinstance(given, bytes):
         return given
     if isinstance(given, str):
         return given.encode()
+    kind = type(given).__name__
     if isinstance(given, bytearray | memoryview):
-        return bytes(given)
-    raise TypeError(f"a bytes-like object is required, not '{type(given).__name__}'")
+        raise TypeError(f"argument {argument} must be read-only bytes-like object, not {kind}")
+    raise TypeError(f"a bytes-like object is required, not '{kind}'")
 
 
-def _headers(given: Mapping[str, str | bytes | None] | Sequence[tuple[str, str | bytes | None]]) -> Headers:
-    items = given.items() if isinstance(given, Mapping) else given
-    found = [(name, _bytes(value)) for name, value in items]
-    for name, _ in found:
+def _headers(given: object) -> Headers:
+    if not isinstance(given, dict | list):
+        raise TypeError(f"expected headers to be dict or list of (key, value) tuples, not {type(given).__name__}")
+    found: Headers = []
+    for pair in cast("Iterable[object]", given.items() if isinstance(given, dict) else given):
+        if not isinstance(pair, tuple) or len(pair) != 2:  # pyright: ignore[reportUnknownArgumentType]
+            raise TypeError("Headers are expected to be a list of (key, value) tuples")
+        name, value = cast("tuple[str, object]", pair)
         name.encode()  # raises as the binding does
+        if value is not None and not isinstance(value, bytes | str):
+            raise TypeError(f"expected header value to be None, binary, or unicode string, not {type(value).__name__}")
+        found.append((name, value.encode() if isinstance(value, str) else value))
     return found
 
 
