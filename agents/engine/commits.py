@@ -50,6 +50,7 @@ from ...topics import clock, threads
 from ...topics.errors import BadRecord, Hung, Rebuild, Retriable, Stop
 from ...topics.producer import Aborted
 from ...topics.threads import BackgroundCall, daemon_thread
+from ..tables.table_errors import KeyElsewhere
 from .agent_context import AgentContext
 from .committer import ExactlyOnce, Positions
 from .epoch import PendingRefused, PreparedCommit, UntrackedValues
@@ -95,6 +96,7 @@ class Commits:
         self._member: Membership | None = None
         self._under_way: _UnderWay | None = None
         self._aborted_in_a_row = 0
+        self._elsewhere = ""  # the last `KeyElsewhere` since the last commit
 
     def open(self, member: Membership) -> None:
         """Begin to commit through the clients of this member."""
@@ -163,7 +165,7 @@ class Commits:
         self._epoch.finish(prepared, positions)
         self._rebalance.note_commit(lost=False)
         self._epoch.note_cost(clock.now_s() - began_s)
-        self._aborted_in_a_row = 0
+        self._aborted_in_a_row, self._elsewhere = 0, ""
         if not self._router.isolating:
             self._failures.forget_rules()
             self._epoch.send_singly(self._failures.singly)
@@ -255,6 +257,8 @@ class Commits:
         news = isinstance(error, PendingRefused)
         if isinstance(error, RecordsRefused):
             news = self._failures.refused(error, self._epoch.outside)
+        if isinstance(error, KeyElsewhere):
+            news, self._elsewhere = str(error) != self._elsewhere, str(error)
         self._epoch.send_singly(self._failures.singly)
         if not self._router.isolate() and not news:
             raise Stop(f"no single record causes the error: {error}")

@@ -10,7 +10,7 @@ from ..running_agent import RUNNING_AGENT
 if TYPE_CHECKING:
     from .table import Table
 
-__all__ = ["no_partition", "no_source", "not_writable", "partition_mismatch"]
+__all__ = ["KeyElsewhere", "no_partition", "no_source", "not_its_partition", "not_writable", "partition_mismatch"]
 
 _KEYS_MOVED = (
     "if partitions were added to a live topic, its keys have moved and the table has to be recomputed under another "
@@ -44,6 +44,11 @@ def partition_mismatch(table: Table, topic: str, partitions: int) -> Stop:
         f"{table.changelog_name} has {table.changelog_partitions}",
         hint=f"give both the same number (partitions=…), or repartition the stream with group_by; {_KEYS_MOVED}",
     )
+
+
+class KeyElsewhere(BadRecord):
+    """An epoch has a key of a global table that another partition has. That may be one of another worker, which has
+    committed it since the record was processed: processed again, it meets it."""
 
 
 def not_its_partition(table: Table, key: object, partition: int, other: int) -> BadRecord:

@@ -11,7 +11,7 @@ from .key_owners import check_owner
 from .open_partition import K, OpenPartition, TrackedValue, V, is_mutable_type
 from .partition_state import PartitionState
 from .store import Changes
-from .table_errors import partition_mismatch
+from .table_errors import KeyElsewhere, partition_mismatch
 
 if TYPE_CHECKING:
     from .table import Table
@@ -118,6 +118,7 @@ class UncommittedWrites(Generic[K, V]):
         Raises:
             Usage: a topic that agents wrote from has another number of partitions than the changelog.
             BadRecord: a change cannot be encoded, or pending changes cannot be applied.
+            KeyElsewhere: it has a key of a global table that another partition has.
         """
         table = self._table
         for partition in self.partitions.values():
@@ -126,8 +127,11 @@ class UncommittedWrites(Generic[K, V]):
         for topic in self.writer_topics:
             if partitions_of(topic) != table.changelog_partitions:
                 raise partition_mismatch(table, topic, partitions_of(topic))
-        for number, state in table.states.items():
-            check_owner(table, number, state.epoch)
+        try:
+            for number, state in table.states.items():
+                check_owner(table, number, state.epoch)
+        except BadRecord as exc:
+            raise KeyElsewhere(*exc.args, hint=exc.hint) from None
         return {p: changes for p, state in table.states.items() if state.touched and len(changes := state.encode())}
 
     def freeze_epoch(self, changes: Mapping[int, Changes]) -> None:

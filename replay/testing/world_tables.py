@@ -68,10 +68,10 @@ def merged_table(apps: Iterable[App], name: str) -> dict[Any, Any]:
     for partition in range(partitions):
         for key, value in states[partition].content.committed_items():
             if key in pairs and not tables[0].local:
+                other = "" if tables[0].is_global else ", or local=True and world.worker(n).table(…, partition=…)"
                 raise Usage(
                     f"table {name}: key {key!r} is in several partitions, so it has no single value",
-                    hint="its agents write it from streams with other keys: use group_by, or local=True and "
-                    "world.worker(n).table(…, partition=…)",
+                    hint=f"its agents write it from streams with other keys: use group_by{other}",
                 )
             pairs[key] = _plain(tables[0], value)
     return pairs
