@@ -353,7 +353,7 @@ class Runtime:
         Raises:
             Usage: it is another one's, or its name is too long for Kafka.
         """
-        hint = 'group_by(…, name="…") is a part of the name; group_by(…, topic=app.topic("…")) names the topic itself'
+        hint = 'the table, or group_by(…, name="…"), is a part of the name; group_by(…, topic=app.topic("…")) names it'
         if not is_topic_name(dead_letter_topic(topic) if on_failure == "dead_letter" else topic):
             raise Usage(f"{owner}: the name of a repartition topic is too long: {topic}", hint=hint)
         other = self._repartition_owners.setdefault(topic, owner)
