@@ -343,17 +343,18 @@ class Runtime:
         """Return the name by which the program knows a topic: in a bounded run, without the prefix of the run."""
         return topic.removeprefix(f"{self.group_id}-") if self.run_id else topic
 
-    def own_repartition(self, topic: str, owner: str) -> None:
+    def own_repartition(self, topic: str, owner: str, on_failure: str) -> None:
         """Note whose records a repartition topic takes: they mean nothing to others.
 
         Args:
             owner: a table, or an agent with the topics that it reads.
+            on_failure: name of the failure policy of the agent that reads it.
 
         Raises:
             Usage: it is another one's, or its name is too long for Kafka.
         """
-        hint = 'group_by(…, name="…") is a part of the name; group_by(…, topic=app.topic("…")) names the topic itself'
-        if not is_topic_name(dead_letter_topic(topic)):  # where its records go that fail
+        hint = 'the table, or group_by(…, name="…"), is a part of the name; group_by(…, topic=app.topic("…")) names it'
+        if not is_topic_name(dead_letter_topic(topic) if on_failure == "dead_letter" else topic):
             raise Usage(f"{owner}: the name of a repartition topic is too long: {topic}", hint=hint)
         other = self._repartition_owners.setdefault(topic, owner)
         if other != owner:

@@ -494,17 +494,18 @@ def _repartition_topic(stream: Stream[Any], name: str, partitions: int | None) -
     Faust would give it the number of partitions that topics of the app have by default.
     """
     prefix = f"{stream.prefix}-" if stream.prefix and not stream.topic.has_prefix else ""
-    names, of_run = stream.topic.topics, runtime_of(stream.app).name_in_program
+    names, runtime = stream.topic.topics, runtime_of(stream.app)
     derived = stream.topic.derive(
         # One topic, also where the stream's records come from several.
-        topics=None if len(names) == 1 else ["-".join(map(of_run, names))],
+        topics=None if len(names) == 1 else ["-".join(map(runtime.name_in_program, names))],
         prefix=prefix,
         suffix=f"-{name}-repartition",
         partitions=partitions,
         internal=True,
     )
     made = cast("Topic", derived)
-    runtime_of(stream.app).own_repartition(made.get_topic_name(), f"agent {stream.name} ({', '.join(names)})")
+    on_failure = getattr(runtime.agents.get(stream.name), "on_failure", "dead_letter")
+    runtime.own_repartition(made.get_topic_name(), f"agent {stream.name} ({', '.join(names)})", on_failure)
     return made
 
 

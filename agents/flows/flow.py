@@ -38,6 +38,7 @@ from ...topics.serde import is_finite
 from ..declarations import Failure, TableOptions
 from ..engine.outbox import Partials
 from ..event_time.event_time import DEFAULT_IDLE, DEFAULT_JUMP, TimeUnit, Timing
+from ..failure_policy import policy
 from ..runtime import runtime_of
 from ..tables.table import Table
 from .aggregates import Aggregate, What
@@ -303,7 +304,7 @@ class Ending(Generic[K, T]):
         made.sized_like = self.topic
         runtime = runtime_of(self.app)
         runtime.flow_repartitions.add(made.get_topic_name())
-        runtime.own_repartition(made.get_topic_name(), f"table {table.name}")
+        runtime.own_repartition(made.get_topic_name(), f"table {table.name}", policy(self.on_failure)[0])
         return made
 
     def _into(self, into: str | Table, options: ReduceOptions, how: Reducer) -> Table:

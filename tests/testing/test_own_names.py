@@ -169,6 +169,25 @@ def test_a_repartition_topic_of_many_topics_whose_name_is_too_long_is_refused_by
         world.settle()
 
 
+@pytest.mark.parametrize("on_failure", ["skip", "fail"])
+def test_a_repartition_topic_without_dead_letters_may_have_as_long_a_name_as_kafka_allows(on_failure: Any) -> None:
+    def made() -> App:
+        app = new_app()
+
+        @app.agent(app.topic("o"), name="read", on_failure=on_failure)
+        async def read(stream: Any) -> None:
+            async for _ in stream.group_by(lambda value: value, name="k" * (249 - len("shop-read-o--repartition"))):
+                pass
+
+        app.topic("s").flow(on_failure=on_failure).key_by("user").aggregate("t" * (249 - 17), n=Count())
+        return app
+
+    with World(made) as world:
+        world.send("o", 1)
+        world.settle()
+        assert [len(name) for name in world.environment.kafka.topics if name.endswith("repartition")] == [249, 249]
+
+
 def test_a_dead_letter_topic_that_kafka_takes_for_another_one_stops_the_worker_with_both_names() -> None:
     def made() -> App:
         app = new_app()
