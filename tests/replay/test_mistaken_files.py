@@ -271,14 +271,14 @@ def container(
     """An Avro file of one block, changed by `change`, which returns the number of records that the block claims."""
     from fastavro import schemaless_writer
 
-    fields = [{"name": "k", "type": ["null", "string"]}, {"name": "n", "type": "long"}, {"name": "f", "type": "double"}]
+    fields = [{"name": "k", "type": ["null", "string"]}, {"name": "*", "type": "long"}, {"name": "f", "type": "double"}]
     schema: Any = {"type": "record", "name": "r", "fields": fields}
     empty = io.BytesIO()
     fastavro.writer(empty, schema, [], codec=codec, sync_marker=b"0123456789abcdef")
     data = io.BytesIO()
     for n in range(rows):
         schemaless_writer(
-            data, schema, {"k": None if n % 3 == 2 else f"k{n}" * size, "n": EDGES[n % len(EDGES)], "f": n / 4}
+            data, schema, {"k": None if n % 3 == 2 else f"k{n}" * size, "*": EDGES[n % len(EDGES)], "f": n / 4}
         )
     found = bytearray(data.getvalue())
     count = change(rows, found)
