@@ -51,6 +51,13 @@ def test_a_header_within_a_file_is_a_bad_line_and_makes_no_column_text(
     assert reason.startswith("the header again")
 
 
+def test_a_header_with_a_mark_and_quotes_is_one_again(tmp_path: Path) -> None:
+    part = b'\xef\xbb\xbf"u","v"\n"a","b"\n'
+    records, bad = both(history(plain(tmp_path, "a.csv", part + part)))
+    assert [record[1] for record in records] == [b'{"u":"a","v":"b"}'] * 2
+    assert [line for line, *_ in bad] == [3]
+
+
 def test_a_header_is_no_row_of_columns_of_text_either(tmp_path: Path) -> None:
     records, bad = both(history(plain(tmp_path, "a.csv", b"u,v\na,b\nu,x\nu,v\n")))
     assert [record[1] for record in records] == [b'{"u":"a","v":"b"}', b'{"u":"u","v":"x"}']

@@ -231,7 +231,9 @@ def repeats_header(cells: Sequence[str], columns: Sequence[str]) -> bool:
     return (
         len(columns) > 1
         and cells[-1] == columns[-1]
-        and [cells[0].removeprefix(_MARK), *cells[1:]] == list(columns)
+        and list(cells[1:]) == list(columns[1:])
+        # Behind a mark, quotes are part of the cell.
+        and (cells[0] == columns[0] or cells[0] in (_MARK + columns[0], f'{_MARK}"{columns[0]}"'))
         and not all(name.lstrip("-").isdigit() for name in columns)
     )
 
