@@ -51,10 +51,11 @@ def test_a_header_within_a_file_is_a_bad_line_and_makes_no_column_text(
     assert reason.startswith("the header again")
 
 
-def test_a_header_with_a_mark_and_quotes_is_one_again(tmp_path: Path) -> None:
-    part = b'\xef\xbb\xbf"u","v"\n"a","b"\n'
+@pytest.mark.parametrize("name", [b"v", b"2013"])
+def test_a_header_with_a_mark_and_quotes_is_one_again(tmp_path: Path, name: bytes) -> None:
+    part = b'\xef\xbb\xbf"u","%b"\n"a","b"\n' % name
     records, bad = both(history(plain(tmp_path, "a.csv", part + part)))
-    assert [record[1] for record in records] == [b'{"u":"a","v":"b"}'] * 2
+    assert [record[1] for record in records] == [b'{"u":"a","%b":"b"}' % name] * 2
     assert [line for line, *_ in bad] == [3]
 
 
