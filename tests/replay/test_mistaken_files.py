@@ -51,6 +51,14 @@ def test_a_header_within_a_file_is_a_bad_line_and_makes_no_column_text(
     assert reason.startswith("the header again")
 
 
+@pytest.mark.parametrize("name", [b"v", b"2013"])
+def test_a_header_with_a_mark_and_quotes_is_one_again(tmp_path: Path, name: bytes) -> None:
+    part = b'\xef\xbb\xbf"u","%b"\n"a","b"\n' % name
+    records, bad = both(history(plain(tmp_path, "a.csv", part + part)))
+    assert [record[1] for record in records] == [b'{"u":"a","%b":"b"}' % name] * 2
+    assert [line for line, *_ in bad] == [3]
+
+
 def test_a_header_is_no_row_of_columns_of_text_either(tmp_path: Path) -> None:
     records, bad = both(history(plain(tmp_path, "a.csv", b"u,v\na,b\nu,x\nu,v\n")))
     assert [record[1] for record in records] == [b'{"u":"a","v":"b"}', b'{"u":"u","v":"x"}']
@@ -271,14 +279,14 @@ def container(
     """An Avro file of one block, changed by `change`, which returns the number of records that the block claims."""
     from fastavro import schemaless_writer
 
-    fields = [{"name": "k", "type": ["null", "string"]}, {"name": "n", "type": "long"}, {"name": "f", "type": "double"}]
+    fields = [{"name": "k", "type": ["null", "string"]}, {"name": "*", "type": "long"}, {"name": "f", "type": "double"}]
     schema: Any = {"type": "record", "name": "r", "fields": fields}
     empty = io.BytesIO()
     fastavro.writer(empty, schema, [], codec=codec, sync_marker=b"0123456789abcdef")
     data = io.BytesIO()
     for n in range(rows):
         schemaless_writer(
-            data, schema, {"k": None if n % 3 == 2 else f"k{n}" * size, "n": EDGES[n % len(EDGES)], "f": n / 4}
+            data, schema, {"k": None if n % 3 == 2 else f"k{n}" * size, "*": EDGES[n % len(EDGES)], "f": n / 4}
         )
     found = bytearray(data.getvalue())
     count = change(rows, found)
