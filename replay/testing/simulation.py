@@ -260,7 +260,7 @@ class Simulation:
             expectation = _expected(outcomes, self._ordered, exactly_once=self._exactly_once)
             if outcomes[0].is_empty and not self._ignored:
                 raise AssertionError(
-                    "a world without faults leaves nothing to compare: no table has content, no topic has records of "
+                    "a world without faults leaves nothing to compare: no table was written, no topic has records of "
                     "the app, and there are no dead letters; effects elsewhere, such as files, are not seen"
                 )
             if self._settings.packed:
