@@ -49,17 +49,19 @@ class Outcome:
         topics: output topic -> its committed records, partition by partition in their order.
         dead_letters: topic of dead letters -> values of its records.
         wrong: what must never happen, whatever the faults.
+        has_changed: tables have been written, though they may be empty at the end.
     """
 
     tables: dict[str, dict[object, object]] = field(default_factory=dict[str, dict[object, object]])
     topics: dict[str, list[Written]] = field(default_factory=dict[str, list[Written]])
     dead_letters: dict[str, list[bytes | None]] = field(default_factory=dict[str, list[bytes | None]])
     wrong: list[str] = field(default_factory=list[str])
+    has_changed: bool = False
 
     @property
     def is_empty(self) -> bool:
         """True if there is nothing to compare."""
-        return not any((*self.tables.values(), *self.topics.values(), *self.dead_letters.values()))
+        return not any((self.has_changed, *self.tables.values(), *self.topics.values(), *self.dead_letters.values()))
 
 
 class Expectation:

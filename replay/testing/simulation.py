@@ -208,7 +208,7 @@ class Simulation:
         for seed in self._seeds:
             plan = self.plan_of(seed)
             world = self.world(seed, plan)
-            differences = self._differences(world.run())
+            differences = self._differences(world)
             report.dead_letters = self.expectation.dead_letters
             report.worlds += 1
             for fault in world.happened:
@@ -260,7 +260,7 @@ class Simulation:
             expectation = _expected(outcomes, self._ordered, exactly_once=self._exactly_once)
             if outcomes[0].is_empty and not self._ignored:
                 raise AssertionError(
-                    "a world without faults leaves nothing to compare: no table has content, no topic has records of "
+                    "a world without faults leaves nothing to compare: no table was written, no topic has records of "
                     "the app, and there are no dead letters; effects elsewhere, such as files, are not seen"
                 )
             if self._settings.packed:
@@ -271,17 +271,18 @@ class Simulation:
             self._expectation = expectation
         return self._expectation
 
-    def _differences(self, outcome: Outcome) -> list[str]:
-        """Return how the outcome of a world differs.
+    def _differences(self, world: SimulatedWorld) -> list[str]:
+        """Run a world and return how its outcome differs.
 
         Headers with the time or the offset of a record, say, may be the same in a few worlds without faults by chance.
         """
         expectation = self.expectation
+        outcome = world.run()
         if not self._knows_details and expectation.differs_in_details(outcome):
             self._knows_details = True
             for number in range(1, _MORE_REFERENCES + 1):
-                world = SimulatedWorld(self._settings, -_REFERENCES - number, Plan(), later=_LATER * number)
-                expectation.learn_details(world.run())
+                other = SimulatedWorld(self._settings, -_REFERENCES - number, Plan(), later=_LATER * number)
+                expectation.learn_details(other.run())
         return expectation.differences(outcome)
 
     def _failure(self, seed: int, plan: Plan, differences: list[str], *, shrunk: bool) -> Failure:
@@ -289,7 +290,7 @@ class Simulation:
 
         def fails(faults: Sequence[Fault]) -> bool:
             nonlocal found
-            differences = self._differences(self.world(seed, Plan(tuple(faults))).run())
+            differences = self._differences(self.world(seed, Plan(tuple(faults))))
             found = differences or found
             return bool(differences)
 

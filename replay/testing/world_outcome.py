@@ -84,6 +84,7 @@ def outcome_of(kafka: MemoryKafka, app: Any, inputs: Iterable[str], ignore: froz
         rows = outcome.tables[table.name] = {}
         several: dict[object, list[object]] = {}  # values of keys that are in several partitions
         for log in kafka.topics[table.changelog_name].logs:
+            outcome.has_changed |= any(committed_records(log))
             for key, value in table.content(_content(log)).items():
                 found = _hashable(table.key_codec.decode(key))
                 decoded = table.value_codec.decode(value)

@@ -70,6 +70,25 @@ def test_an_app_that_leaves_nothing_to_compare_is_told_so() -> None:
         Simulation(silent, inputs={"clicks": CLICKS}, seeds=1).same_as_without_faults()
 
 
+def test_tables_that_are_empty_again_are_compared() -> None:
+    def opening() -> anabranch.App:
+        app = anabranch.App("opening", topic_partitions=4)
+        opened = app.Table("opened", default=int)
+
+        @app.agent(app.topic("clicks", key_type=str), name="open")
+        async def open_or_close(stream: Any) -> None:
+            async for key, _ in stream.items():
+                if key in opened:
+                    del opened[key]
+                else:
+                    opened[key] = 1
+
+        return app
+
+    report = Simulation(opening, inputs={"clicks": CLICKS * 2}, seeds=2).same_as_without_faults()
+    assert report.worlds == 2
+
+
 def test_a_table_with_a_key_in_several_partitions_is_told() -> None:
     """Of these, only the content of the last partition could be compared."""
 
