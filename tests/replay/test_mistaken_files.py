@@ -292,9 +292,9 @@ def container(
     count = change(rows, found)
     block = bytes(found)
     if codec == "snappy":
-        import cramjam
+        import pyarrow
 
-        block = bytes(cramjam.snappy.compress_raw(block)) + zlib.crc32(data.getvalue()).to_bytes(4, "big")
+        block = pyarrow.Codec("snappy").compress(block, asbytes=True) + zlib.crc32(data.getvalue()).to_bytes(4, "big")
     out = io.BytesIO()
     encoder = fastavro._write_py.BinaryEncoder(out)  # type: ignore[attr-defined]
     encoder.write_long(count)
