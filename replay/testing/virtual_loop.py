@@ -19,8 +19,10 @@ from collections import deque
 from collections.abc import AsyncGenerator, Callable, Generator
 from contextlib import contextmanager, suppress
 from contextvars import Context, ContextVar, copy_context
+from inspect import CORO_CREATED, getcoroutinelocals, getcoroutinestate, iscoroutine
 from itertools import count
-from typing import Any, NoReturn, TypeVar, TypeVarTuple, Unpack
+from types import CoroutineType
+from typing import Any, NoReturn, TypeVar, TypeVarTuple, Unpack, cast
 
 from .virtual_clock import VirtualClock
 
@@ -74,12 +76,20 @@ class Owner:
         for task in self._kept:
             if not task.done():
                 task._log_destroy_pending = False  # type: ignore[attr-defined]  # as asyncio's own loop does
-                with suppress(BaseException):
-                    task.get_coro().close()  # type: ignore[union-attr]
+                _end(cast("CoroutineType[Any, Any, Any]", task.get_coro()))
         self._kept.clear()
 
     def __repr__(self) -> str:
         return f"<owner {self.name}{' (dropped)' if self.dropped else ''}>"
+
+
+def _end(coroutine: CoroutineType[Any, Any, Any]) -> None:
+    """End a coroutine, and those that it was given and would have awaited: Python warns of one that never began."""
+    given = list(getcoroutinelocals(coroutine).values()) if getcoroutinestate(coroutine) == CORO_CREATED else []
+    with suppress(BaseException):
+        coroutine.close()
+    for other in filter(iscoroutine, given):
+        other.close()
 
 
 _NOBODY = Owner("the loop")

@@ -7,7 +7,9 @@ import gc
 import random
 import threading
 import time
+import warnings
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from anabranch.replay.testing.virtual_clock import VirtualClock
@@ -267,3 +269,20 @@ def test_an_interrupt_loses_no_callback(loop: VirtualLoop) -> None:
         loop.run_until(lambda: bool(seen))
     loop.run_until(lambda: bool(seen))
     assert seen == [1]
+
+
+def test_coroutines_of_an_owner_that_is_gone_end_in_silence_although_they_never_began(loop: VirtualLoop) -> None:
+    async def inner() -> None:
+        raise AssertionError("it runs")
+
+    async def outer(coroutine: Any) -> None:
+        await coroutine
+
+    owner = Owner("worker")
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        with owning(owner):
+            loop.create_task(outer(inner()))
+        owner.close()
+        gc.collect()
+    assert told == []
