@@ -43,7 +43,7 @@ def test_a_call_may_wait_for_a_cluster_that_is_away(cluster: Cluster, never, mon
 
     monkeypatch.setattr(client_watchdog, "answers", answers)
     client_watchdog.unless_ignored(cluster, 60.0, "send offsets", never.wait)
-    assert len(asked) == 10
+    assert len(asked) >= 10, "it was given up before the call returned"
     never.clear()
     monkeypatch.setattr(client_watchdog, "answers", lambda _: False)
     with pytest.raises(Hung):
