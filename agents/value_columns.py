@@ -6,14 +6,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from importlib import import_module
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 from msgspec import inspect
 
-from ..topics.packed import Rows, arrow, is_text
+from ..topics.packed import Rows, arrow, arrow_compute, is_text
 
 if TYPE_CHECKING:
     import pyarrow
@@ -55,7 +54,7 @@ def fits(declared: object, rows: Rows) -> bool:
 
 
 def _holds(batch: pyarrow.RecordBatch, field: DeclaredField) -> bool:
-    types, compute = arrow().types, cast(Any, import_module("pyarrow.compute"))
+    types, compute = arrow().types, arrow_compute()
     if field.name not in batch.schema.names:
         return not field.required
     column = batch[field.name]

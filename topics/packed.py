@@ -41,6 +41,7 @@ __all__ = [
     "Row",
     "Rows",
     "arrow",
+    "arrow_compute",
     "exceeded_by",
     "is_packed",
     "is_text",
@@ -154,7 +155,7 @@ def pack(
     sink = arrow().BufferOutputStream()
     with ipc.new_stream(sink, batch.schema, options=ipc.IpcWriteOptions(compression=compression)) as stream:
         stream.write_batch(batch)
-    latest = None if time is None else _compute().max(batch[time]).as_py()
+    latest = None if time is None else arrow_compute().max(batch[time]).as_py()
     headers: Headers = [("content-type", CONTENT_TYPE), ("rows", b"%d" % batch.num_rows)]
     return PackedRecord(sink.getvalue().to_pybytes(), headers, batch.num_rows, max(0, latest or 0))
 
@@ -225,7 +226,7 @@ class Packed:
         if self._times is None:
             return np.full(self.rows, self._timestamp_ms, np.int64)
         return as_numpy(
-            _compute().fill_null(self._times, self._timestamp_ms) if self._times.null_count else self._times
+            arrow_compute().fill_null(self._times, self._timestamp_ms) if self._times.null_count else self._times
         )
 
     def values(self) -> list[bytes]:
@@ -451,6 +452,13 @@ def arrow() -> Any:
     return pyarrow
 
 
+def arrow_compute() -> Any:
+    """Return `pyarrow.compute`, imported on first use. Type checkers do not know its functions, made at run time."""
+    import pyarrow.compute
+
+    return pyarrow.compute
+
+
 def exceeded_by(value: bytes, most: PackedLimits) -> str:
     """Return the name of the limit that a packed batch exceeds; empty if it exceeds none."""
     try:
@@ -463,12 +471,6 @@ def exceeded_by(value: bytes, most: PackedLimits) -> str:
 def _raise_hint(limit: str) -> str:
     name = f"ANABRANCH_PACKED_{limit.upper()}"
     return f"write smaller batches; or raise {name}, or for an app EngineSettings(packed=PackedLimits({limit}=…))"
-
-
-def _compute() -> Any:
-    import pyarrow.compute
-
-    return pyarrow.compute
 
 
 def _listed(column: pyarrow.Array) -> list[Any]:

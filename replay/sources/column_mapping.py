@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ...topics.arrow_numpy import as_numpy
-from ...topics.packed import arrow, is_text, row_values
+from ...topics.packed import arrow, arrow_compute, is_text, row_values
 from ...topics.producer import Headers
 from .column_batch import ColumnBatch, to_columns
 from .field_expression import NOT_FINITE
@@ -207,9 +207,7 @@ def _key_cell(cell: str | bytes | int | None) -> str | bytes | None:
 
 def _size_bound(batch: pyarrow.RecordBatch) -> int:
     """Return an upper bound for the size in bytes of a row's value."""
-    import pyarrow.compute
-
-    compute, bound = pyarrow.compute, 2
+    compute, bound = arrow_compute(), 2
     for name, column in zip(batch.schema.names, batch.columns, strict=True):
         bound += 6 * len(name.encode()) + 4
         if is_text(column.type):

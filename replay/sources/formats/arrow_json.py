@@ -18,11 +18,11 @@ import binascii
 from datetime import UTC, datetime, timedelta, timezone, tzinfo
 from decimal import Decimal
 from functools import cache
-from types import ModuleType
 from typing import TYPE_CHECKING
 from zoneinfo import ZoneInfo
 
 from ....topics.arrow_numpy import as_numpy
+from ....topics.packed import arrow_compute
 
 if TYPE_CHECKING:
     import pyarrow
@@ -65,7 +65,7 @@ def to_json_array(array: pyarrow.Array) -> pyarrow.Array:
     if types.is_dictionary(kind):
         return to_json_array(array.dictionary_decode())
     if types.is_run_end_encoded(kind):
-        return to_json_array(_compute().run_end_decode(array))
+        return to_json_array(arrow_compute().run_end_decode(array))
     return _nested(array)
 
 
@@ -120,7 +120,7 @@ def _listed(array: pyarrow.Array, values: pyarrow.Array) -> pyarrow.Array:
         offsets = as_numpy(array.offsets)
         ends[:] = offsets - offsets[0]
     elif len(array):
-        lengths = _compute().fill_null(_compute().list_value_length(array), 0).cast(pyarrow.int64())
+        lengths = arrow_compute().fill_null(arrow_compute().list_value_length(array), 0).cast(pyarrow.int64())
         numpy.cumsum(as_numpy(lengths), out=ends[1:])
     offsets = pyarrow.Array.from_buffers(pyarrow.int32(), len(ends), [None, pyarrow.py_buffer(ends)])
     return pyarrow.ListArray.from_arrays(offsets, values, mask=array.is_null() if array.null_count else None)
@@ -140,7 +140,7 @@ def _decimals(array: pyarrow.Array) -> pyarrow.Array:
     import pyarrow
 
     text = array.cast(pyarrow.string())
-    if not len(text) or not _compute().any(_compute().match_substring(text, "E")).as_py():
+    if not len(text) or not arrow_compute().any(arrow_compute().match_substring(text, "E")).as_py():
         return text
     return pyarrow.array([None if t is None else format(Decimal(t), "f") for t in text.to_pylist()], pyarrow.string())
 
@@ -159,7 +159,7 @@ def _temporal(array: pyarrow.Array) -> pyarrow.Array:
     if types.is_time(kind):
         wide = pyarrow.int32() if types.is_time32(kind) else pyarrow.int64()
         _check_range(array.view(wide), 0, 86_400 * _UNITS[kind.unit] - 1)
-        return _compute().replace_substring_regex(array.cast(pyarrow.string()), r"\.0+$", "")
+        return arrow_compute().replace_substring_regex(array.cast(pyarrow.string()), r"\.0+$", "")
     if types.is_duration(kind):
         parts = [_duration(number, _UNITS[kind.unit]) for number in array.view(pyarrow.int64()).to_pylist()]
         return pyarrow.array(parts, pyarrow.string())
@@ -177,7 +177,7 @@ def _duration(number: int | None, per_s: int) -> str | None:
 def _timestamps(array: pyarrow.Array) -> pyarrow.Array:
     import pyarrow
 
-    compute, kind = _compute(), array.type
+    compute, kind = arrow_compute(), array.type
     numbers = array.view(pyarrow.int64())
     per_s = _UNITS[kind.unit]
     _check_range(numbers, FIRST_S * per_s, (LAST_S + 1) * per_s - 1)
@@ -245,7 +245,7 @@ def unit_of(kind: pyarrow.DataType) -> int:
 
 
 def _check_range(numbers: pyarrow.Array, least: int, most: int) -> None:
-    found = _compute().min_max(numbers)
+    found = arrow_compute().min_max(numbers)
     low, high = found["min"].as_py(), found["max"].as_py()
     if low is not None and (low < least or high > most):
         raise ValueError("a time outside of the years 1 to 9999")
@@ -325,9 +325,3 @@ def cast_to(array: pyarrow.Array, kind: pyarrow.DataType) -> pyarrow.Array:
         return array.cast(kind)
     except pyarrow.ArrowInvalid:
         raise ValueError("an integer that a float cannot represent exactly, while another file has floats") from None
-
-
-def _compute() -> ModuleType:
-    import pyarrow.compute
-
-    return pyarrow.compute

@@ -18,12 +18,12 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from ....topics.arrow_numpy import as_numpy
 from ....topics.errors import Usage
-from ....topics.packed import RESERVED, arrow
+from ....topics.packed import RESERVED, arrow, arrow_compute
 from ..column_mapping import ColumnMapping
 from ..field_mapping import FieldMapping
 from ..format import Format
 from ..source_record import NO_LIMIT, BadLine, SourceRecord
-from .csv_types import CsvKind, arrow_compute, convert_cells, with_nulls
+from .csv_types import CsvKind, convert_cells, with_nulls
 from .line_buffer import (
     MAX_LINE_BYTES,
     NO_FIELDS,
@@ -228,6 +228,10 @@ def _first(name: str) -> list[str]:
     return [name, _MARK + name, f'{_MARK}"{name}"']
 
 
+def _is_number(name: str) -> bool:
+    return name.lstrip("-").isdigit()
+
+
 def repeats_header(cells: Sequence[str], columns: Sequence[str]) -> bool:
     """Return whether a row is the header again, as in a file that several files were joined to.
 
@@ -238,7 +242,7 @@ def repeats_header(cells: Sequence[str], columns: Sequence[str]) -> bool:
         and cells[-1] == columns[-1]
         and list(cells[1:]) == list(columns[1:])
         and cells[0] in _first(columns[0])
-        and not all(name.lstrip("-").isdigit() for name in columns)
+        and not all(map(_is_number, columns))
     )
 
 
@@ -562,7 +566,7 @@ class CsvParser:
             return []
         compute = arrow_compute()
         # Columns of numbers are not compared: their names are numbers in a row that repeats the header.
-        number = max(at for at, name in enumerate(self._header) if not name.lstrip("-").isdigit())
+        number = max(at for at, name in enumerate(self._header) if not _is_number(name))
         column, name = cells[number], self._header[number]
         if not arrow().types.is_string(column.type):
             return []

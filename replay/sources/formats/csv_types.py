@@ -13,10 +13,9 @@ mean null are null, except in a column that is declared as text.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
-from types import ModuleType
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from ....topics.packed import arrow
+from ....topics.packed import arrow, arrow_compute
 
 if TYPE_CHECKING:
     import pyarrow
@@ -25,7 +24,6 @@ __all__ = [
     "ConvertedCells",
     "CsvKind",
     "CsvType",
-    "arrow_compute",
     "convert_cells",
     "infer_type",
     "widest",
@@ -183,10 +181,3 @@ def _finite(values: pyarrow.Array) -> pyarrow.Array:
 
 def _all(mask: pyarrow.Array) -> bool:
     return arrow_compute().all(mask).as_py() is not False
-
-
-def arrow_compute() -> ModuleType:
-    """Return `pyarrow.compute`, whose functions type checkers do not know."""
-    import pyarrow.compute
-
-    return pyarrow.compute
