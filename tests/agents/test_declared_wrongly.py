@@ -1,4 +1,4 @@
-"""What a program declares wrongly is refused where it is declared, in one sentence that names the remedy."""
+"""Wrong declarations are refused where they are made, in one sentence that names the remedy."""
 
 from __future__ import annotations
 

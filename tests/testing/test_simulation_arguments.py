@@ -90,7 +90,7 @@ def test_tables_that_are_empty_again_are_compared() -> None:
 
 
 def test_a_table_with_a_key_in_several_partitions_is_told() -> None:
-    """Of these, only the content of the last partition could be compared."""
+    """Only the value of the last partition would be compared, and a wrong one in another partition pass."""
 
     def by_page() -> anabranch.App:
         app = anabranch.App("by-page", topic_partitions=4)
