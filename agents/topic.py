@@ -262,8 +262,8 @@ class Topic(faust.Topic, Generic[K, V]):
             return None if data is None else checked_json(value, data, chosen)
         own = self.value_type is None and (hasattr(value, "dumps") or hasattr(value, "__struct_fields__"))
         data = (codec(type(value)) if own else self._value).encode(value)
-        looked = hasattr(value, "to_representation")  # a Faust record, whose codec has looked for these itself
-        if b"null" in data and not looked and not is_finite(value):
+        # The codec of a Faust record, which has that method, has looked for these itself.
+        if b"null" in data and not hasattr(value, "to_representation") and not is_finite(value):
             raise BadRecord(
                 f"a value for topic {self.get_topic_name()} is, or holds, NaN or infinity: JSON would write null",
                 hint="send None where there is no number, or text",

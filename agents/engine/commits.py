@@ -132,6 +132,7 @@ class Commits:
             await daemon_thread(self._host.provisioner.create)
         prepared = self._prepare()
         if beside and isinstance(committer, ExactlyOnce) and not (self._router.isolating or self._epoch.singly):
+            # Inline, as in worlds, each call has its turn in the loop, where a fault may come between.
             queued = None if threads.are_inline() else committer.queue_promptly(prepared.request)
             if queued is None:
                 queued = await daemon_thread(committer.queue, prepared.request)

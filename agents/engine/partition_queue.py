@@ -30,7 +30,7 @@ def place_of(message: Message) -> Place:
 
 
 class _Again(NamedTuple):
-    """What fires at a place where something has fired in the epoch; `before` is how often."""
+    """The identity of something that fires where others with this identity have fired in the epoch: `before` times."""
 
     identity: Hashable
     before: int

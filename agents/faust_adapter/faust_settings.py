@@ -20,7 +20,7 @@ from faust.types.enums import ProcessingGuarantee
 from faust.types.settings import Settings as FaustSettings
 
 from ...topics.errors import Usage
-from ...topics.spelling import did_you_mean
+from ...topics.spelling import check_options
 from ..engine.settings import EngineSettings
 
 __all__ = ["Settings", "change_settings", "check_names", "check_settings", "client_options", "engine_settings"]
@@ -173,9 +173,7 @@ def check_names(options: Mapping[str, Any], own_classes: Container[str]) -> None
             raise Usage(f"App: {name}=… cannot be replaced", hint=_OWN)
         if name == "monitor":
             raise Usage("App: monitor=… is not supported", hint=_SENSORS)
-        if name not in known:
-            near = did_you_mean(name, known)
-            raise TypeError(f"App() got an unexpected keyword argument {name!r}" + (f": {near}" if near else ""))
+        check_options("App", [name], known)
 
 
 def check_settings(settings: Settings) -> None:

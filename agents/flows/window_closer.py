@@ -61,7 +61,7 @@ class Passage(Receiver, Protocol):
 
 @dataclass
 class Listeners:
-    """Who gets the windows of a table.
+    """The receivers of a table's windows.
 
     Attributes:
         finals: get each window that closes.

@@ -13,14 +13,7 @@ from ...topics.keys import record_key
 from ...topics.serde import codec
 from ...topics.spelling import did_you_mean
 
-__all__ = [
-    "agent_of",
-    "check_name",
-    "check_partitions",
-    "declared_topic",
-    "encoded",
-    "encoded_key",
-]
+__all__ = ["agent_of", "check_name", "check_partitions", "declared_topic", "encoded", "encoded_key"]
 
 
 def check_name(name: object, kind: str) -> None:
