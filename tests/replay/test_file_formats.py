@@ -460,7 +460,7 @@ def test_a_key_that_is_no_finite_number_makes_its_row_bad(tmp_path: Path, kind, 
     kept = {json.loads(record[1])["n"]: record[0] for record in records}
     null = {3: None} if key == "k" else {}  # str(null) is refused
     assert kept == {1: b"1.5", **null, 5: b"2.0"}
-    assert {row: "NaN or infinity" in reason for row, reason, _ in bad} == {
+    assert {row: "JSON has no such number" in reason for row, reason, _ in bad} == {
         2: True,
         4: True,
         **({} if null else {3: False}),
@@ -474,3 +474,47 @@ def test_a_time_of_exactly_0_ms_says_that_it_cannot_be_sent(tmp_path: Path) -> N
         (True, False),
         (False, True),
     ]
+
+
+INFINITE = [
+    {"a": 1.5, "l": [1.0], "s": {"x": 1.0}},
+    {"a": float("nan"), "l": [float("nan"), None], "s": None},
+    {"a": float("-inf"), "l": None, "s": None},
+    {"a": 2.0, "l": [1.0, float("inf")], "s": None},
+    {"a": None, "l": [], "s": {"x": float("inf")}},
+]
+
+
+def of_infinite_numbers(folder: Path, format: str) -> tuple[list[Record], Told]:
+    path = folder / f"a.{format}"
+    if format == "parquet":
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(INFINITE), path)
+    else:
+        number: Any = ["null", "double"]
+        inner = {"type": "record", "name": "S", "fields": [{"name": "x", "type": "double"}]}
+        types = {"a": number, "l": ["null", {"type": "array", "items": number}], "s": ["null", inner]}
+        fields = [{"name": name, "type": kind} for name, kind in types.items()]
+        with path.open("wb") as file:
+            fastavro.writer(file, {"type": "record", "name": "R", "fields": fields}, INFINITE)
+    return both(find_history([str(path)], Format()))
+
+
+@pytest.mark.parametrize("format", ["parquet", "avro"])
+def test_infinity_makes_its_row_bad_and_nan_is_null(tmp_path: Path, format: str) -> None:
+    found = of_infinite_numbers(tmp_path, format)
+    assert values(found) == [INFINITE[0], {"a": None, "l": [None, None], "s": None}]
+    assert [(row, reason) for row, reason, _ in found[1]] == [
+        (3, "column a: infinity: JSON has no such number"),
+        (4, "column l: infinity: JSON has no such number"),
+        (5, "column s: infinity: JSON has no such number"),
+    ]
+    assert [b"inf" in row for _, _, row in found[1]] == [True] * 3
+
+
+@pytest.mark.parametrize("kind", [pyarrow.float16(), pyarrow.float32(), pyarrow.float64()], ids=str)
+def test_infinity_of_any_size_of_float_makes_its_row_bad(tmp_path: Path, kind: pyarrow.DataType) -> None:
+    numbers = pyarrow.array([1.0, float("inf"), None], pyarrow.float64()).cast(kind)
+    pyarrow.parquet.write_table(pyarrow.table({"a": numbers}), tmp_path / "a.parquet")
+    found = both(find_history([str(tmp_path / "a.parquet")], Format()))
+    assert values(found) == [{"a": 1.0}, {"a": None}]
+    assert [row for row, _, _ in found[1]] == [2]

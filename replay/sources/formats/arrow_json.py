@@ -10,6 +10,7 @@ the place where a batch is cut can change it.
     bytes                text in base64
     dictionaries         their values
     maps                 lists of objects with key and value
+    NaN                  null, because pandas and others write missing numbers as NaN
 """
 
 from __future__ import annotations
@@ -27,10 +28,11 @@ from ....topics.packed import arrow_compute
 if TYPE_CHECKING:
     import pyarrow
 
-__all__ = ["FIRST_S", "LAST_S", "cast_to", "check_depth", "common_type", "to_json_array", "unit_of"]
+__all__ = ["FIRST_S", "INFINITY", "LAST_S", "cast_to", "check_depth", "common_type", "to_json_array", "unit_of"]
 
 # The years 1 to 9999, in seconds since 1970.
 FIRST_S, LAST_S = -62_135_596_800, 253_402_300_799
+INFINITY = "infinity: JSON has no such number"
 _UNITS = {"s": 1, "ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000}
 _DEEPEST = 64
 _ZONE_STEP_S = 900
@@ -49,9 +51,9 @@ def to_json_array(array: pyarrow.Array) -> pyarrow.Array:
     kind = array.type
     if types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind):
         return _text(array)
-    if types.is_float16(kind):
-        return array.cast(pyarrow.float32())
-    if types.is_integer(kind) or types.is_floating(kind) or types.is_boolean(kind) or types.is_null(kind):
+    if types.is_floating(kind):
+        return _floats(array)
+    if types.is_integer(kind) or types.is_boolean(kind) or types.is_null(kind):
         return array
     if types.is_temporal(kind):
         return _temporal(array)
@@ -134,6 +136,17 @@ def _text(array: pyarrow.Array) -> pyarrow.Array:
     except pyarrow.ArrowInvalid:
         raise ValueError("text that is not valid UTF-8") from None
     return array if pyarrow.types.is_string(array.type) else array.cast(pyarrow.string())
+
+
+def _floats(array: pyarrow.Array) -> pyarrow.Array:
+    import pyarrow
+
+    if pyarrow.types.is_float16(array.type):
+        array = array.cast(pyarrow.float32())
+    compute = arrow_compute()
+    if compute.any(compute.is_inf(array)).as_py():
+        raise ValueError(INFINITY)
+    return array
 
 
 def _decimals(array: pyarrow.Array) -> pyarrow.Array:

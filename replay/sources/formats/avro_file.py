@@ -15,6 +15,7 @@ import io
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice, repeat
+from math import isinf
 from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
@@ -26,6 +27,7 @@ from ..files.file_opening import READ_ERRORS, FileEntry, Opened, open_entry, why
 from ..format import Format
 from ..source import SourcePosition
 from ..source_record import NO_LIMIT, SourceRecord, check_sizes
+from .arrow_json import INFINITY
 from .avro_container import AvroBlock, Container, number_bytes
 from .line_buffer import BATCH_LINES
 from .row_file import RowBatch, RowFile
@@ -150,14 +152,18 @@ class _Records:
         key, time_ms, headers, partition = self._mapping(record)
         value = msgspec.json.encode(record)
         check_sizes((value,), self._max_bytes)
+        _refuse_infinity(record, value)
         return key, value, time_ms, headers, partition
 
     def _map_all(self, rows: list[AvroRow]) -> list[SourceRecord]:
         mapping = self._mapping
         records = [{**row, **self._fields} for row in rows] if self._fields else rows
         # Encoded JSON contains no line end, so each one separates two records.
-        values = _ENCODER.encode_lines(records).split(b"\n")[:-1]
+        encoded = _ENCODER.encode_lines(records)
+        values = encoded.split(b"\n")[:-1]
         check_sizes(values, self._max_bytes)
+        for row, value in zip(records, values, strict=True) if b"null" in encoded else ():
+            _refuse_infinity(row, value)
         keys = repeat(None)
         times = repeat(0)
         if mapping.key_field is not None:
@@ -171,16 +177,37 @@ class _Records:
         return list(zip(keys, values, times, repeat(None), repeat(None)))
 
 
+def _refuse_infinity(record: AvroRow, encoded: bytes) -> None:
+    """Refuse a record with an infinite number, which would be null in JSON.
+
+    Raises:
+        ValueError: there is one; the message names its column.
+    """
+    if b"null" in encoded:
+        for name, cell in record.items():
+            if _has_infinity(cell):
+                raise ValueError(f"column {name}: {INFINITY}")
+
+
+def _has_infinity(cell: object) -> bool:
+    if isinstance(cell, float):
+        return isinf(cell)
+    if isinstance(cell, dict):
+        return any(map(_has_infinity, cast("dict[str, object]", cell).values()))
+    return isinstance(cell, list | tuple) and any(map(_has_infinity, cast("Sequence[object]", cell)))
+
+
 def _row_as_json(record: AvroRow) -> bytes:
     return msgspec.json.encode({name: _as_json(cell) for name, cell in record.items()})
 
 
 def _as_json(cell: object) -> object:
     try:
-        msgspec.json.encode(cell)
+        if b"null" not in msgspec.json.encode(cell) or not _has_infinity(cell):
+            return cell
     except (ValueError, TypeError, RecursionError):
-        return str(cell)[:10_000]
-    return cell
+        pass
+    return str(cell)[:10_000]
 
 
 _PLAIN = frozenset({"boolean", "int", "long", "float", "double", "string"})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from math import isinf
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import msgspec
@@ -256,4 +257,5 @@ def _shown(cell: pyarrow.Scalar) -> object:
         return bytes(cell.as_buffer()).decode(errors="backslashreplace")
     if types.is_temporal(kind):
         return str(getattr(cell, "value", kind))
-    return cell.as_py()
+    value = cell.as_py()
+    return str(value) if isinstance(value, float) and isinf(value) else value
