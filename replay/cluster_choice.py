@@ -19,6 +19,7 @@ from ..topics.admin import Admin
 from ..topics.client_options import check_options
 from ..topics.cluster import Cluster
 from ..topics.errors import Stop, Usage
+from ..topics.spelling import nearest
 from .project_config import project_config
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ __all__ = [
 
 
 _REACH_S = 5.0
+_SERVERS = "KAFKA_BOOTSTRAP_SERVERS"
 
 
 def home() -> Path:
@@ -74,7 +76,8 @@ def known_servers(bootstrap_server: str | None, *, declared: str | None = None, 
     The arguments are those of `provide_cluster`.
 
     Raises:
-        Usage: a cluster is named with an empty name, probably from a variable that is not set.
+        Usage: a cluster is named with an empty name, probably from a variable that is not set, or by a variable whose
+            name is misspelled.
     """
     servers = named_servers(bootstrap_server, declared)
     if servers or not keep:
@@ -93,13 +96,30 @@ def named_servers(bootstrap_server: str | None, declared: str | None = None) -> 
     """
     for name, given in (
         ("--bootstrap-server", bootstrap_server),
-        ("KAFKA_BOOTSTRAP_SERVERS", os.environ.get("KAFKA_BOOTSTRAP_SERVERS")),
+        (_SERVERS, os.environ.get(_SERVERS)),
     ):
         if given is not None:
             if not given.strip(" ,"):
                 raise Usage(f"{name} is empty", hint="HOST:PORT names a cluster; without it an embedded broker is used")
             return given
-    return project_config().bootstrap_servers or declared
+    servers = project_config().bootstrap_servers or declared
+    if servers is None:
+        _refuse_misspelled()
+    return servers
+
+
+def _refuse_misspelled() -> None:
+    """Refuse a misspelled `KAFKA_BOOTSTRAP_SERVERS`: the embedded broker would be used in its place, which is empty.
+
+    Raises:
+        Usage: there is one.
+    """
+    for name, value in os.environ.items():
+        if value and name.startswith("KAFKA_") and nearest(name, [_SERVERS], cutoff=0.9):
+            raise Usage(
+                f"{name} names no cluster: the variable is called {_SERVERS}",
+                hint=f"rename it, or unset {name} for the embedded broker",
+            )
 
 
 def named_cluster(

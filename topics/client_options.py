@@ -12,10 +12,9 @@ from collections.abc import Iterable, Mapping
 from .errors import Usage
 from .spelling import nearest
 
-__all__ = ["check_options", "check_servers", "nearest_option"]
+__all__ = ["SET_BY_ANABRANCH", "check_options", "check_servers", "nearest_option"]
 
-# Options that exactly-once, the order of records or the partition of a key rest on, and what to use instead.
-_SET_BY_ANABRANCH = {
+SET_BY_ANABRANCH = {
     "auto.offset.reset": 'App(…, consumer_auto_offset_reset="latest"), for groups that have committed nothing yet',
     "bootstrap.servers": "-b HOST:PORT",
     "enable.auto.commit": "",
@@ -30,6 +29,7 @@ _SET_BY_ANABRANCH = {
     "partitioner": "App.topic(…, partitioner=…) declares how keys map to partitions",
     "transactional.id": "it is kept in the data folder: --datadir",
 }
+"""Options that exactly-once, the order of records or the partition of a key rest on, and what to use instead."""
 
 # Options in common use, among which the nearest is searched.
 _NAMES = """
@@ -62,8 +62,8 @@ def check_options(names: Iterable[str]) -> None:
         Usage: one of them is given.
     """
     for name in names:
-        if name in _SET_BY_ANABRANCH:
-            raise Usage(f"-X {name}: anabranch sets this option itself", hint=_SET_BY_ANABRANCH[name] or "omit it")
+        if name in SET_BY_ANABRANCH:
+            raise Usage(f"-X {name}: anabranch sets this option itself", hint=SET_BY_ANABRANCH[name] or "omit it")
 
 
 def check_servers(servers: str) -> None:
@@ -88,6 +88,6 @@ def check_servers(servers: str) -> None:
 
 def nearest_option(name: str, given: Mapping[str, str]) -> str:
     """Return a hint for an option that librdkafka refuses: the nearest known name, if there is one."""
-    near = nearest(name, [*_KNOWN, *_SET_BY_ANABRANCH], cutoff=0.7)
+    near = nearest(name, [*_KNOWN, *SET_BY_ANABRANCH], cutoff=0.7)
     manual = "librdkafka's CONFIGURATION.md lists names and values (-X name=value, or KAFKA_… in the environment)"
     return f"did you mean {near}? {manual}" if near is not None and near not in given else manual

@@ -4,13 +4,63 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from math import inf
+from math import inf, isnan
+from numbers import Integral, Real
 from typing import Any, Literal, cast
 
+from ...topics.client_options import SET_BY_ANABRANCH
 from ...topics.errors import Usage
 from ...topics.packed_limits import PackedLimits
 
-__all__ = ["BOUNDED", "EngineSettings", "PackedLimits"]
+__all__ = ["BOUNDED", "EngineSettings", "PackedLimits", "check_number"]
+
+# Least and greatest value of each number. librdkafka has more limits, and refuses what exceeds them.
+_NUMBERS: Mapping[str, tuple[type, float, float]] = {
+    "epoch_s": (Real, 0, inf),
+    "commit_share": (Real, 0, 1),
+    "batch_records": (Integral, 1, inf),
+    "batch_s": (Real, 0, inf),
+    "backlog_records": (Integral, 1, inf),
+    "align_s": (Real, 0, inf),
+    "max_outputs": (Integral, 1, inf),
+    "epoch_bytes": (Integral, 1, inf),
+    "session_timeout_ms": (Integral, 0, inf),
+    "max_poll_interval_ms": (Integral, 0, inf),
+    "connect_s": (Real, 0, inf),
+    "patience_s": (Real, 0, inf),
+    "max_failure_share": (Real, 0, 1),
+    "ready_lag_records": (Integral, 0, inf),
+    "standby_replicas": (Integral, 0, inf),
+    "stuck_s": (Real, 0, inf),
+}
+_WITHOUT_NUMBER = frozenset({"align_s", "ready_lag_records"})
+_SWITCHES = ("exactly_once", "commit_beside", "notice_ends", "start_at_end")
+_PROTOCOLS = ("classic", "consumer")
+# Tables of one topic work with any assignor; `rebalance.py` refuses the others for topics that share a table.
+_CHOSEN_BY_PROGRAMS = frozenset({"partition.assignment.strategy"})
+
+
+def check_number(name: str, value: object, called: str | None = None) -> None:
+    """Check the value of a setting that is a number.
+
+    Args:
+        name: the setting of `EngineSettings`.
+        called: the name under which the user knows it, if it is another one.
+
+    Raises:
+        Usage: it is not a number, or too small or too large; the message says what is expected.
+    """
+    kind, least, most = _NUMBERS[name]
+    if value is None and name in _WITHOUT_NUMBER:
+        return
+    if isinstance(value, kind) and not isinstance(value, bool):
+        number = float(cast("float", value))
+        if not isnan(number) and least <= number <= most:
+            return
+    limits = f"from {least} to {most}" if most < inf else f"of at least {least}"
+    whole = "a whole number" if kind is Integral else "a number"
+    none = ", or None" if name in _WITHOUT_NUMBER else ""
+    raise Usage(f"{called or name}={value!r}: expected {whole} {limits}{none}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +120,8 @@ class EngineSettings:
             requested key. A header that carries secrets is forwarded only if it is named here.
 
     Raises:
-        Usage: `max_ahead_windows` is not above 0, or infinite.
+        Usage: a value is of another type, or outside of its limits, or an option of librdkafka's is one that the engine
+            sets itself.
     """
 
     exactly_once: bool = True
@@ -101,6 +152,22 @@ class EngineSettings:
     forwarded_headers: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        for name in _NUMBERS:
+            check_number(name, getattr(self, name))
+        for name in _SWITCHES:
+            value = getattr(self, name)
+            if not isinstance(value, bool):
+                raise Usage(f"{name}={value!r}: expected True or False")
+        if self.group_protocol not in _PROTOCOLS:
+            raise Usage(f"group_protocol={self.group_protocol!r}: expected {' or '.join(_PROTOCOLS)}")
+        if isinstance(self.forwarded_headers, str):
+            raise Usage(
+                f"forwarded_headers={self.forwarded_headers!r}: expected a tuple of names",
+                hint=f"forwarded_headers=({self.forwarded_headers!r},)",
+            )
+        for what, options in (("consumer_options", self.consumer_options), ("producer_options", self.producer_options)):
+            for name in options.keys() & SET_BY_ANABRANCH.keys() - _CHOSEN_BY_PROGRAMS:
+                raise Usage(f"{what}: anabranch sets {name} itself", hint=SET_BY_ANABRANCH[name] or "omit it")
         lengths = cast("object", self.max_ahead_windows)
         if lengths is not None and not (isinstance(lengths, (int, float)) and 0 < lengths < inf):
             raise Usage(

@@ -21,7 +21,7 @@ from faust.types.settings import Settings as FaustSettings
 
 from ...topics.errors import Usage
 from ...topics.spelling import check_options
-from ..engine.settings import EngineSettings
+from ..engine.settings import EngineSettings, check_number
 
 __all__ = ["Settings", "change_settings", "check_names", "check_settings", "client_options", "engine_settings"]
 
@@ -147,7 +147,30 @@ class Settings(FaustSettings):
         for name, value in defaults.items():
             if kwargs.get(name) is None:
                 kwargs[name] = value
-        super()._init_settings(kwargs)
+        try:
+            super()._init_settings(kwargs)
+        except Exception as exc:
+            raise self._named(exc, kwargs) from exc
+
+    def _named(self, error: Exception, kwargs: Mapping[str, Any]) -> Exception:
+        """Return an error that names the setting whose value cannot be read; `error` itself if it is not known which.
+
+        Faust's error shows the value alone.
+        """
+        for name in sorted(self.given):
+            param = self.SETTINGS[name]
+            try:
+                param.prepare_set(self, kwargs[name])
+            except Exception as exc:  # noqa: BLE001 - whatever Faust and the standard library raise for a value
+                if str(exc) != str(error):
+                    continue
+                source = f"App({name}=…)"
+                if param.env_name is not None and self.getenv(param.env_name) is not None:
+                    prefix = f"{self.env_prefix.rstrip('_')}_" if self.env_prefix else ""
+                    source = f"{prefix}{param.env_name} in the environment"
+                kind = f"{type(error).__name__}: " if isinstance(error, LookupError) else ""
+                return Usage(f"{source}: {kind}{error}", hint="docs/settings.md has types and units")
+        return error
 
     def __setattr__(self, key: str, value: Any) -> None:
         super().__setattr__(key, value)
@@ -220,14 +243,22 @@ def _changed(settings: Settings, table: Mapping[str, _Change]) -> dict[str, Any]
 
 
 def engine_settings(base: EngineSettings, settings: Settings) -> EngineSettings:
-    """Return the engine's settings: `base` with the changes from the given Faust settings."""
+    """Return the engine's settings: `base` with the changes from the given Faust settings.
+
+    Raises:
+        Usage: a setting is outside of its limits.
+    """
+    changed = _changed(settings, _ENGINE)
+    for setting, (name, _) in _ENGINE.items():
+        if name in changed:
+            check_number(name, changed[name], called=setting)
     return replace(
         base,
         exactly_once=ProcessingGuarantee(settings.processing_guarantee) == ProcessingGuarantee.EXACTLY_ONCE,
         start_at_end=settings.consumer_auto_offset_reset == "latest",
         consumer_options={**base.consumer_options, **_changed(settings, _CONSUMER)},
         producer_options={**base.producer_options, **_changed(settings, _PRODUCER)},
-        **_changed(settings, _ENGINE),
+        **changed,
     )
 
 

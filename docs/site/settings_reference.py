@@ -38,7 +38,8 @@ All settings of an app and of a worker: type, default, unit, and what they do. T
 
 A setting of `App(…)` may also come from `config_from_object`, from a handler of `on_configured`, or from the environment, under the
 name in the last column; the environment wins. An option of `App(…)` that is not a setting is a `TypeError` that names the nearest
-one; `None` counts as not given. Settings of Faust that are not on this page are refused by name: see
+one; `None` counts as not given. A value that cannot be read, or is outside of its limits, is refused with the
+name of the setting or of the variable. Settings of Faust that are not on this page are refused by name: see
 [Coming from Faust](faust.md#settings). `anabranch -A shop describe` shows the settings of an app that differ from their defaults. App, cluster and librdkafka's options may
 also be in [a file](projects.md#what-is-typed-each-time).
 

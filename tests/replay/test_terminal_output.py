@@ -219,6 +219,17 @@ def test_an_empty_name_of_a_cluster_is_an_error(monkeypatch: pytest.MonkeyPatch,
         known_servers(None, declared="third:1")
 
 
+def test_a_misspelled_variable_for_the_cluster_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("KAFKA_BOOTSTRAP_SERVERS", raising=False)
+    monkeypatch.setenv("KAFKA_BOOTSTRAP_SERVER", "kafka:9092")
+    with pytest.raises(Usage, match=r"KAFKA_BOOTSTRAP_SERVER names no cluster.*KAFKA_BOOTSTRAP_SERVERS"):
+        known_servers(None)
+    assert known_servers("other:9092") == "other:9092"
+    monkeypatch.setenv("KAFKA_BOOTSTRAP_SERVER", "")
+    monkeypatch.setenv("KAFKA_BROKERS", "kafka:9092")
+    assert known_servers(None, keep=False) is None
+
+
 def test_folders_of_data_are_their_owner_s(tmp_path: Path) -> None:
     before = os.umask(0)
     try:
