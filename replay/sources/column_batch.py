@@ -15,7 +15,7 @@ from ...topics.errors import BadRecord
 from ...topics.packed import Packed, arrow, is_packed, packed_rows, row_values
 from ...topics.partitioners import key_bytes
 from ...topics.producer import Headers
-from .source_record import BadLine, SourceRecord
+from .source_record import BadLine, SourceRecord, zero_time_error
 
 if TYPE_CHECKING:
     import numpy
@@ -186,15 +186,22 @@ def unpack_records(
 
     Args:
         source, offset: position of the first record; a damaged batch is appended to `bad` under this position.
+
+    Raises:
+        Stop: a row's time is exactly 0 ms.
     """
     if len(records) != 1 or not is_packed(records[0][3]):
         return records
     _, value, timestamp_ms, _, partition = records[0]
     try:
-        return ColumnBatch.unpacked(value or b"", timestamp_ms, partition, packed_rows(records[0][3]))
+        rows = ColumnBatch.unpacked(value or b"", timestamp_ms, partition, packed_rows(records[0][3]))
     except BadRecord as exc:
         bad.append(BadLine(source, offset, str(exc), value or b""))
         return ()
+    assert rows.times is not None
+    if not rows.times.all():
+        raise zero_time_error(f"{source}:{offset}, row {rows.times.tolist().index(0)} of a packed batch")
+    return rows
 
 
 def _is_text(values: Sequence[bytes | None]) -> bool:

@@ -29,7 +29,7 @@ from anabranch.replay.verify.comparison_side import find_side
 from anabranch.topics import packed as packed_batches
 from anabranch.topics.admin import Admin, TopicSpec
 from anabranch.topics.cluster import Cluster
-from anabranch.topics.errors import Usage
+from anabranch.topics.errors import Stop, Usage
 from anabranch.topics.packed import MAX_ROWS, Packed
 from anabranch.topics.packed_limits import PackedLimits, measure
 from anabranch.topics.partitioners import HashPartitioner, Partitioner, RangePartitioner
@@ -344,3 +344,21 @@ def test_tools_take_a_packed_batch_that_is_refused_as_one_bad_line_and_name_it(
             == 2
         )
     assert count_records(broker, whole, 1) == count_records(broker, topic, 1)
+
+
+@pytest.mark.parametrize("time", [None, 1_700_000_000_000])
+def test_a_row_whose_time_is_exactly_0_ms_is_refused_as_a_plain_record_is(
+    broker: Cluster, fresh: Fresh, drain: Drain, time: int | None
+) -> None:
+    packed, plain = fresh("packed"), fresh("plain")
+    times = pyarrow.array([1_600_000_000_000, time, 0], pyarrow.int64())
+    batch = pyarrow.record_batch([pyarrow.array(["a", "b", "c"]), times], ["k", "__time"])
+    made = packed_batches.pack(batch, key="k", time="__time")
+    Admin(broker).create([TopicSpec(packed, 1)])
+    producer = broker.producer()
+    producer.produce(packed, made.value, headers=made.headers, timestamp=1_650_000_000_000)
+    producer.flush()
+    history = TopicHistory(broker, f"topic://{packed}", Format(), unpack=True)
+    with pytest.raises(Stop, match=r":0, row 2 of a packed batch: its time is .* \(0 ms\)"):
+        Player(broker, history, plain, pipeline=Pipeline(order="source")).play()
+    assert drain(plain) == []
