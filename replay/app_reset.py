@@ -33,7 +33,7 @@ from ..topics.dead_letter import FIRED, fired_retry_topics, own_retry_topics, re
 from ..topics.errors import Stop, Usage
 from ..topics.topic_partition import TopicPartition
 
-__all__ = ["AppReset", "ResetPlan"]
+__all__ = ["AppReset", "ResetPlan", "own_topics", "topics_of_agents"]
 
 _UUID = r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"
 
@@ -82,8 +82,8 @@ class AppReset:
     def plan(self) -> ResetPlan:
         """Return what would be deleted (blocking)."""
         counts = self._admin.partitions()
-        reads = _read_topics(self._runtime)
-        own = self._own_topics(counts, reads)
+        reads = topics_of_agents(self._runtime)
+        own = own_topics(self._runtime, counts)
         begins, ends = self._admin.spans((name, number) for name in own for number in range(counts[name]))
         sizes = dict.fromkeys(own, 0)
         for at, end in ends.items():
@@ -137,25 +137,6 @@ class AppReset:
         if used and [held.enter_context(Identity(self._data)).slot for _ in used] != used:
             raise Stop(f"a worker uses {self._data}", hint="stop it first, or name another --datadir")
 
-    def _own_topics(self, existing: Iterable[str], reads: Mapping[str, list[str]]) -> list[str]:
-        app_id, runtime = self._runtime.conf.id, self._runtime
-        changelogs = {table.changelog_name for table in runtime.tables}
-        described = {name: topic.internal or topic.has_prefix for name, topic in runtime.described.items()}
-        made = {f"{app_id}-workers"}
-        patterns = [f"{re.escape(app_id)}-reply-{_UUID}"]
-        for agent, topics in reads.items():
-            made |= {name for kind in FIRED for name in fired_retry_topics(app_id, agent, kind)}
-            made |= {retry_topic(app_id, agent)}
-            made |= {name for topic in topics for name in own_retry_topics(app_id, agent, topic)}
-            # `group_by` makes these topics when the agent runs.
-            patterns += [f"{re.escape(f'{app_id}-{agent}-{topic}')}-.+-repartition" for topic in topics]
-        own = re.compile("|".join(patterns))
-        return sorted(
-            name
-            for name in existing
-            if name in changelogs or described.get(name, name in made or own.fullmatch(name) is not None)
-        )
-
     def _looks_own(self, name: str) -> bool:
         app_id = self._runtime.conf.id
         if name.startswith(f"{app_id}-run-"):  # of a bounded run, which `anabranch runs` deletes
@@ -167,6 +148,27 @@ class AppReset:
         return sorted(folder for folder in self._data.glob("*") if folder.is_dir() and folder.name.isdigit())
 
 
-def _read_topics(runtime: Runtime) -> dict[str, list[str]]:
+def topics_of_agents(runtime: Runtime) -> dict[str, list[str]]:
     """Return agent -> the topics that it reads."""
     return {name: topics_read(agent) for name, agent in runtime.agents.items()}
+
+
+def own_topics(runtime: Runtime, existing: Iterable[str]) -> list[str]:
+    """Return those of the existing topics that the app, as it is declared now, makes for itself."""
+    app_id = runtime.conf.id
+    changelogs = {table.changelog_name for table in runtime.tables}
+    described = {name: topic.internal or topic.has_prefix for name, topic in runtime.described.items()}
+    made = {f"{app_id}-workers"}
+    patterns = [f"{re.escape(app_id)}-reply-{_UUID}"]
+    for agent, topics in topics_of_agents(runtime).items():
+        made |= {name for kind in FIRED for name in fired_retry_topics(app_id, agent, kind)}
+        made |= {retry_topic(app_id, agent)}
+        made |= {name for topic in topics for name in own_retry_topics(app_id, agent, topic)}
+        # `group_by` makes these topics when the agent runs.
+        patterns += [f"{re.escape(f'{app_id}-{agent}-{topic}')}-.+-repartition" for topic in topics]
+    own = re.compile("|".join(patterns))
+    return sorted(
+        name
+        for name in existing
+        if name in changelogs or described.get(name, name in made or own.fullmatch(name) is not None)
+    )

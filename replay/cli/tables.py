@@ -149,9 +149,9 @@ def backup(
         made = back_up(app, chosen, to, lambda table: status_line(f"{table.table} …"))
     status_line("")
     for table in made.tables:
-        keys = sum(part.count for part in table.partitions) - (len(table.partitions) if table.expires else 0)
+        keys = sum(part.count for part in table.partitions)
         size = sum(part.bytes for part in table.partitions)
-        content = f"{counted(max(0, keys), 'key')} in {counted(len(table.partitions), 'partition')}, {size:,} bytes"
+        content = f"{counted(keys, 'key')} in {counted(len(table.partitions), 'partition')}, {size:,} bytes"
         click.echo(f"{table.table}: {content}")
     click.echo(printable(without_passwords(f"backup written to {address}")))
     if not made.consistent:

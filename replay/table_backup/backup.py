@@ -25,6 +25,7 @@ from confluent_kafka import TopicPartition as KafkaPartition
 
 from ...agents.app import App
 from ...agents.runtime import runtime_of
+from ...agents.tables.stream_time import STREAM_TIME
 from ...agents.tables.table import Table
 from ...topics import clock
 from ...topics.admin import Admin
@@ -59,7 +60,7 @@ class BackupPartition(msgspec.Struct, frozen=True):
 
     Attributes:
         position: offset in the changelog; records from there on are not in the file.
-        count: number of pairs.
+        count: number of keys; the file of a table with a time-to-live or windows has one pair more, that of its time.
         bytes, sha256: size and hash of the file.
     """
 
@@ -176,7 +177,7 @@ def _back_up_partition(app: App, table: Table, partition: int, end: int, to: Bac
     file = f"{table.name}-{partition}.gz"
     with to.create(file) as raw:
         size, sha256 = write_pairs(raw, content)
-    return BackupPartition(partition, file, position, len(content), size, sha256)
+    return BackupPartition(partition, file, position, len(content.keys() - {STREAM_TIME}), size, sha256)
 
 
 def write_pairs(raw: IO[bytes], content: Mapping[bytes, bytes]) -> tuple[int, str]:

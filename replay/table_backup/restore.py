@@ -31,6 +31,7 @@ from ...topics.errors import Rebuild, Stop, Usage
 from ...topics.producer import Aborted, TransactionalProducer
 from ...topics.spelling import did_you_mean
 from ...topics.topic_partition import TopicPartition
+from ..app_reset import own_topics, topics_of_agents
 from ..table_reader import TableReader
 from .backup import Backup, BackupTable, check_files, read_pairs
 from .backup_storage import BackupStorage
@@ -220,17 +221,25 @@ def _start_offsets(app: App, backup: Backup, start: StartOffsets | None) -> list
             "the app committed while the backup was taken: its offsets do not match the content of the tables",
             hint="create a backup while the workers are stopped, or use --start earliest or latest",
         )
-    admin = Admin(runtime_of(app).cluster)
+    runtime = runtime_of(app)
+    admin = Admin(runtime.cluster)
     at = [(offset.topic, offset.partition) for offset in backup.offsets]
-    counts = admin.partitions({topic for topic, _ in at})
-    missing = sorted({topic for topic, partition in at if partition >= counts.get(topic, 0)})
+    counts = admin.partitions()
+    read = {topic for topics in topics_of_agents(runtime).values() for topic in topics}
+    own = set(own_topics(runtime, read | {topic for topic, _ in at}))
+    read -= own
+    missing = {topic for topic, partition in at if partition >= counts.get(topic, 0)}
+    if start != "backup":  # workers make the app's own topics anew, and what it does not read is of no matter
+        missing &= read
     if missing:
-        raise Usage(
-            f"missing, or with fewer partitions than before: {', '.join(missing)}", hint="create the app's topics first"
-        )
-    begins, ends = admin.spans(at)
+        listed = ", ".join(sorted(missing))
+        raise Usage(f"missing, or with fewer partitions than before: {listed}", hint="create the app's topics first")
     if start != "backup":
-        return [KafkaPartition(*key, offset) for key, offset in (begins if start == "earliest" else ends).items()]
+        begins, ends = admin.spans((topic, n) for topic in (read | own) & counts.keys() for n in range(counts[topic]))
+        # What the app itself has sent is in the tables, or is sent again when its inputs are read.
+        starts = {at: begin if start == "earliest" and at.topic in read else ends[at] for at, begin in begins.items()}
+        return [KafkaPartition(*at, offset) for at, offset in starts.items()]
+    begins, ends = admin.spans(at)
     for offset in backup.offsets:
         key = TopicPartition(offset.topic, offset.partition)
         if not begins[key] <= offset.offset <= ends[key]:

@@ -176,6 +176,27 @@ async def test_a_changelog_with_other_content_is_refused_and_with_overwrite_beco
     assert again["totals"] == expected, "the group went back to the backup as well"
 
 
+async def test_what_is_reported_is_the_number_of_keys_also_of_tables_that_keep_their_time(lab) -> None:
+    topic, name = lab.topic(4), lab.fresh("app")
+    app = lab.app(name)
+    recent, hours = app.Table("recent", default=int, ttl=3_600), app.Table("hours", default=int).tumbling(3_600.0)
+
+    @app.agent(app.topic(topic, key_type=str), name="total")
+    async def total(stream):
+        async for key, _ in stream.items():
+            recent[key] += 1
+            hours[key] += 1
+
+    lab.produce(topic, [("ann", 1), ("bob", 1), ("ann", 2)])
+    async with lab.running(app):
+        await lab.caught_up(topic, app)
+    _, made = saved(lab, app)
+    assert {table.table: sum(part.count for part in table.partitions) for table in made.tables} == {
+        "recent": 2,
+        "hours": 2,
+    }
+
+
 async def test_while_a_worker_runs_backups_can_be_taken_and_changelogs_not_be_written(lab) -> None:
     topic, name = lab.topic(PARTITIONS), lab.fresh("app")
     app = program(lab, name, topic)
@@ -237,6 +258,42 @@ async def test_a_backup_can_lie_where_fsspec_reaches(lab, fresh) -> None:
         read_manifest(open_backup_storage("memory://nobody/knows"))
     with pytest.raises(Usage, match="nothing://"):
         open_backup_storage("nothing://here")
+
+
+async def test_on_a_new_cluster_the_own_topics_need_not_be_there_and_new_inputs_begin_where_asked(
+    lab,
+) -> None:
+    #  cluster 1: in 0 1      app-…-repartition     backup
+    #  cluster 2: in 0 1, new 0 1                   restore --start latest
+    topic, new, name = lab.topic(PARTITIONS), lab.topic(PARTITIONS, "new"), lab.fresh("app")
+
+    def grouped(*inputs: str) -> App:
+        app = lab.app(name, topic_partitions=PARTITIONS)
+        totals = app.Table("totals", default=int)
+
+        @app.agent(app.topic(*inputs, value_type=int), name="total")
+        async def total(stream):
+            async for number in stream.group_by(lambda n: n % 5, name="rest"):
+                totals[number % 5] += number
+
+        return app
+
+    async def counted(app: App, numbers: range, upto: int) -> None:
+        lab.produce(topic, list(numbers))
+        async with lab.running(app):
+            await lab.until(lambda: sum(app.tables["totals"].values()) == upto, f"{upto}")
+
+    await counted(grouped(topic), range(100), 4950)
+    address, _ = saved(lab, grouped(topic))
+    own = [other for other in lab.admin.partitions() if other.startswith(f"{name}-")]
+    assert any(other.endswith("-repartition") for other in own)
+    lab.admin.delete_group(name)
+    lab.admin.delete(own)
+    lab.produce(new, [1000])
+    app = grouped(topic, new)
+    bring_back(app, address, start="latest")
+    assert lab.committed(name, new) == {p: (end, "") for p, end in lab.ends(new).items()}
+    await counted(app, range(3), 4953)
 
 
 def test_a_file_gives_back_any_bytes(tmp_path: Path) -> None:
