@@ -103,7 +103,7 @@ class AgentContext:
             raise BadRecord("a stream of a topic can only be iterated by an agent")
         runner.stream, runner.at = stream, at
         stream.runner = runner
-        self._step.begin(at.topic, at.partition, runner.handed)
+        self._begin_step(runner, stream, at)
 
     def end_record(self, stream: RecordFeed) -> None:
         """Detach the table values that the agent received for its record: agent and tables share none from now on.
@@ -170,9 +170,11 @@ class AgentContext:
         """Show the tables at the partition of an agent that is about to be resumed."""
         runner.steps += 1
         self.current = runner
-        at = runner.at
-        if at is not None:
-            self._step.begin(at.topic, at.partition, runner.handed)
+        if runner.at is not None and runner.stream is not None:
+            self._begin_step(runner, runner.stream, runner.at)
+
+    def _begin_step(self, runner: Runner, stream: RecordFeed, at: TopicPartition) -> None:
+        self._step.begin(at.topic, at.partition, runner.handed, runner.writer if stream.queue.isolating else None)
 
     def leave_agent(self) -> None:
         """Close the tables after the agent has suspended."""
@@ -246,7 +248,8 @@ class AgentContext:
         """Take a savepoint; called before and after each record while isolating. See `Failures`."""
         if stream.message is not None and self.current is not None and self.current.cancelled:
             raise asyncio.CancelledError
-        self.failures.savepoint(self.current)
+        if self.current is not None:
+            self.failures.savepoint(self.current)
 
     def roll_back_to_savepoint(self) -> bool:
         """Discard what the current agent has done since its savepoint; False if the epoch has to be rolled back."""

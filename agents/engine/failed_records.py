@@ -269,23 +269,27 @@ class Failures:
         at = TopicPartition(message.topic(), message.partition())
         self._outbox.owners[len(self._outbox.outputs) - 1] = stream, (at, place_of(message))
 
-    def savepoint(self, runner: Runner | None) -> None:
-        """Take a savepoint, so that later changes can be rolled back without affecting earlier ones.
+    def savepoint(self, runner: Runner) -> None:
+        """Take a savepoint of an agent, so that its later changes can be rolled back without affecting earlier ones.
+
+        What other agents have written meanwhile is theirs: if it cannot be kept, they are to blame at their own.
 
         Raises:
             BadRecord: a table change of the record before cannot be encoded, or its changelog does not accept it.
         """
+        writer = runner.writer
         # Check all tables before any savepoint: if one table refuses, no other may have a new savepoint.
         for table in self._host.tables:
-            table.uncommitted.check()
+            table.uncommitted.check(writer)
             rules = self.rules.get(table.changelog_name)
             if rules is not None:
-                for key, value in table.uncommitted.writes():
+                for key, value in table.uncommitted.writes(writer):
                     encoded = table.value_codec.encode(value), table.key_codec.encode(key)
                     self.check(Output(table.changelog_name, *encoded, -1, None, None), isolating=True)
         for table in self._host.tables:
-            table.uncommitted.savepoint()
-        self._savepoint = (id(runner), runner.steps if runner else 0, len(self._outbox.outputs))
+            table.uncommitted.savepoint(writer)
+        writer.moved.clear()
+        self._savepoint = (id(runner), runner.steps, len(self._outbox.outputs))
         self._late_before = self._outbox.late.copy()
 
     def roll_back_record(self, runner: Runner, error: BaseException) -> bool:
@@ -347,7 +351,7 @@ class Failures:
         if owner != id(runner) or steps != runner.steps or runner.stream is None or not runner.stream.running:
             return False
         for table in self._host.tables:
-            table.uncommitted.discard_writes()
+            table.uncommitted.discard_writes(runner.writer)
         runner.handed.clear()
         self._outbox.truncate(outputs)
         self._outbox.late = self._late_before.copy()

@@ -17,6 +17,7 @@ from ...topics import clock
 from ...topics.errors import Stop, described
 from ...topics.topic_partition import TopicPartition
 from ..running_agent import RUNNING_AGENT
+from ..tables.agent_step import IsolatedWriter
 from ..tables.open_partition import TrackedValue
 from .protocols import RecordFeed, RunnerHost
 
@@ -56,6 +57,7 @@ class Runner:
         at: partition of this record.
         steps: number of times the coroutine was resumed; if it is unchanged, no other code can have run in between.
         handed: table values that the agent has received for its record.
+        writer: the agent as tables see it while its records are isolated.
         closed: whether the event loop has closed the task.
     """
 
@@ -74,6 +76,7 @@ class Runner:
         self.task: asyncio.Task[None] | None = None
         self.steps = 0
         self.handed: list[TrackedValue] = []
+        self.writer = IsolatedWriter()
         self._again: asyncio.Future[None] | None = None
         self._cancelled_by_rollback = False
         self.closed = False
@@ -196,6 +199,7 @@ class Runner:
         """Restart the agent function."""
         self.stream = self.at = None
         self.handed.clear()
+        self.writer.moved.clear()
         if self._again is not None and self._again.cancelled():
             self._again = None
         elif self._again is not None and not self._again.done():

@@ -5,10 +5,25 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from .open_partition import TrackedValue
+    from .open_partition import OpenPartition, TrackedValue
     from .table import Table
 
-__all__ = ["AgentStep"]
+__all__ = ["AgentStep", "IsolatedWriter"]
+
+
+class IsolatedWriter:
+    """An agent whose records are isolated, as the writer of partitions of tables: what it has written since its last
+    savepoint is checked, kept and rolled back alone. Other agents may be in the middle of their records meanwhile.
+
+    Attributes:
+        moved: partition -> the keys that it has written since its savepoint and that were moved into the epoch, because
+            another agent has turned to the partition.
+    """
+
+    __slots__ = ("moved",)
+
+    def __init__(self) -> None:
+        self.moved: dict[OpenPartition, dict[object, None]] = {}
 
 
 class AgentStep:
@@ -21,22 +36,26 @@ class AgentStep:
         running: whether an agent runs that has a record.
         topic, partition: the partition of this record.
         tracked: receives the mutable values that the agent reads or writes during this record; see `end_record`.
+        writer: the agent, if its records are isolated.
         opened: the tables that were touched.
     """
 
-    __slots__ = ("opened", "partition", "running", "topic", "tracked")
+    __slots__ = ("opened", "partition", "running", "topic", "tracked", "writer")
 
     def __init__(self) -> None:
         self.running = False
         self.topic, self.partition = "", -1
         self.tracked: list[TrackedValue] = []
+        self.writer: IsolatedWriter | None = None
         self.opened: list[Table] = []
 
-    def begin(self, topic: str, partition: int, tracked: list[TrackedValue]) -> None:
+    def begin(
+        self, topic: str, partition: int, tracked: list[TrackedValue], writer: IsolatedWriter | None = None
+    ) -> None:
         """Begin a step, or go on at another partition."""
         if self.opened:
             self._close()
-        self.topic, self.partition, self.tracked = topic, partition, tracked
+        self.topic, self.partition, self.tracked, self.writer = topic, partition, tracked, writer
         self.running = True
 
     def end(self) -> None:

@@ -17,6 +17,7 @@ from typing_extensions import TypeVar
 
 from ...topics.errors import BadRecord
 from .absent import ABSENT, UNTOUCHED, Absent
+from .agent_step import IsolatedWriter
 from .partition_state import PartitionState
 from .value_cache import IMMUTABLE, own_copy
 
@@ -86,6 +87,7 @@ class OpenPartition(Generic[K, V]):
         state: the layers below the uncommitted writes.
         held: what the state knows of mutable values.
         topic: topic of the agent that opened the partition last; the uncommitted writes are from it.
+        writer: the same agent, if its records are isolated.
         read: `[]` of the table while this partition is shown.
         write: `[]=` of the table while this partition is shown.
         writes: the uncommitted writes.
@@ -93,12 +95,26 @@ class OpenPartition(Generic[K, V]):
         pending: topic -> changes that are not applied yet.
     """
 
-    __slots__ = ("_all", "_put", "deleted", "held", "pending", "read", "state", "table", "topic", "write", "writes")
+    __slots__ = (
+        "_all",
+        "_put",
+        "deleted",
+        "held",
+        "pending",
+        "read",
+        "state",
+        "table",
+        "topic",
+        "write",
+        "writer",
+        "writes",
+    )
     read: Callable[[K], V]
     write: Callable[[K, V], object]
 
     def __init__(self, table: Table[K, V], state: PartitionState) -> None:
         self.table, self.state, self.topic = table, state, ""
+        self.writer: IsolatedWriter | None = None
         self.held = state.held
         self._all = table.uncommitted
         self.writes: _Writes[K, V] = _Writes()
@@ -116,8 +132,11 @@ class OpenPartition(Generic[K, V]):
         else:
             self.read, self.write = self.writes.__getitem__, MethodType(setitem, self.writes)
 
-    def turn_to(self, topic: str) -> None:
+    def turn_to(self, topic: str, writer: IsolatedWriter | None = None) -> None:
         """Note that an agent that reads `topic` uses the partition, and apply pending changes.
+
+        Args:
+            writer: the agent, if its records are isolated.
 
         Raises:
             BadRecord: pending changes cannot be applied; they stay pending.
@@ -129,6 +148,9 @@ class OpenPartition(Generic[K, V]):
             self.table.check_source(topic)
             self.move_to_epoch()
             self.topic = topic
+        if writer is not self.writer:
+            self.move_to_epoch()
+            self.writer = writer
 
     # Reading --------------------------------------------------------------------------------------------------------
 
@@ -305,9 +327,9 @@ class OpenPartition(Generic[K, V]):
     def apply_pending(self) -> None:
         """Apply the pending changes. They stay pending if one raises BadRecord, see `PendingChanges`."""
         for topic, changes in list(self.pending.items()):
-            if topic != self.topic:
+            if topic != self.topic or self.writer is not None:
                 self.move_to_epoch()
-                self.topic = topic
+                self.topic, self.writer = topic, None
             changes.apply_to(self)
             del self.pending[topic]
 
@@ -318,6 +340,8 @@ class OpenPartition(Generic[K, V]):
         if not self.writes and not self.deleted:
             return
         self._all.writer_topics.add(self.topic)
+        if self.writer is not None and self.writes:
+            self.writer.moved.setdefault(self, {}).update(dict.fromkeys(self.writes))
         changes = dict.copy(self.writes)  # a plain dict, which the epoch keeps
         if not (self.state.add_to_epoch(changes, self.deleted) or self._all.tracking) and self.has_untracked(changes):
             self._all.untracked = True
@@ -347,13 +371,14 @@ class OpenPartition(Generic[K, V]):
             BadRecord: the value cannot be kept.
         """
         state = self.state
-        if self.writes.get(cast("K", key), ABSENT) is value:
+        written = self.writes.get(cast("K", key), ABSENT)
+        if written is value:
             copy = self.held.detach(key, value)
             if copy is ABSENT:
                 del self.writes[cast("K", key)]
             else:
                 dict.__setitem__(self.writes, key, copy)
-        elif state.epoch.get(key, ABSENT) is value:  # another agent's savepoint or topic has moved it in the meantime
+        elif written is ABSENT and state.epoch.get(key, ABSENT) is value:  # another agent's savepoint or topic has moved it in the meantime
             state.replace(key, value, self.held.detach(key, value))
         else:
             return  # the key was deleted, or has another value now

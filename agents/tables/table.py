@@ -187,7 +187,7 @@ class Table(MutableMapping[K, V]):
             step = self.step()
             self.uncommitted.tracked = step.tracked
             step.opened.append(self)
-            partition.turn_to(step.topic)
+            partition.turn_to(step.topic, step.writer)
             self._show(partition)
         return partition
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
-from typing import TYPE_CHECKING, Generic
+from typing import TYPE_CHECKING, Generic, cast
 
 from ...topics.errors import BadRecord
+from .absent import ABSENT
+from .agent_step import IsolatedWriter
 from .key_owners import check_owner
 from .open_partition import K, OpenPartition, TrackedValue, V, is_mutable_type
 from .partition_state import PartitionState
@@ -60,22 +62,37 @@ class UncommittedWrites(Generic[K, V]):
 
     # Savepoints -----------------------------------------------------------------------------------------------------
 
-    def writes(self) -> Iterator[tuple[K, V]]:
-        """Iterate over the pairs that were written since the last savepoint."""
-        return (pair for partition in self.partitions.values() for pair in partition.writes.items())
+    def writes(self, writer: IsolatedWriter | None = None) -> Iterator[tuple[K, V]]:
+        """Iterate over the pairs that an agent has written since its last savepoint.
 
-    def check(self) -> None:
-        """Check that what was written since the last savepoint can be kept; changes nothing.
+        Args:
+            writer: the agent, as a step has it (`AgentStep.writer`).
+        """
+        return (pair for _, written in self._written(writer) for pair in written.items())
+
+    def _written(self, writer: IsolatedWriter | None) -> Iterator[tuple[int, dict[K, V]]]:
+        """Iterate over partitions and what an agent has written there, as it is now."""
+        for number, partition in self.partitions.items():
+            written = dict.copy(partition.writes) if partition.writer is writer else dict[K, V]()
+            for key in writer.moved.get(partition, ()) if writer is not None else ():
+                value = partition.state.epoch.get(key, ABSENT)
+                if value is not ABSENT:
+                    written.setdefault(cast("K", key), value)
+            if written:
+                yield number, written
+
+    def check(self, writer: IsolatedWriter | None = None) -> None:
+        """Check that what an agent has written since its last savepoint can be kept; changes nothing.
 
         Raises:
             BadRecord: a key or value cannot be kept.
         """
-        self._table.key_codec.keep_all([key for key, _ in self.writes()])
-        self._table.value_codec.keep_all([value for _, value in self.writes()])
-        for number, partition in self.partitions.items():
-            check_owner(self._table, number, partition.writes)
+        for number, written in self._written(writer):
+            self._table.key_codec.keep_all(written.keys())
+            self._table.value_codec.keep_all(written.values())
+            check_owner(self._table, number, written)
 
-    def savepoint(self) -> None:
+    def savepoint(self, writer: IsolatedWriter | None = None) -> None:
         """Make `discard_writes` return to this point. Mutable values are then given to agents as copies.
 
         A savepoint of several tables calls `check` of each before `savepoint` of the first, so that all have it or none
@@ -84,23 +101,25 @@ class UncommittedWrites(Generic[K, V]):
         Raises:
             BadRecord: see `check`; the uncommitted writes are kept.
         """
-        self.check()
+        self.check(writer)
         for partition in self.partitions.values():
             # Pending changes are not of the next record, so rolling that back must not discard them. If they cannot be
             # applied, the barrier raises.
             with suppress(BadRecord):
                 partition.apply_pending()
+            if partition.writer is writer:
+                partition.move_to_epoch()
         self.in_savepoints = True
-        self.move_to_epoch()
 
     def end_savepoints(self) -> None:
         """Give agents the values themselves again, instead of copies."""
         self.in_savepoints = False
 
-    def discard_writes(self) -> None:
-        """Forget everything that was written and deleted since the last savepoint."""
+    def discard_writes(self, writer: IsolatedWriter | None = None) -> None:
+        """Forget everything that an agent has written and deleted since its last savepoint."""
         for partition in self.partitions.values():
-            partition.discard()
+            if partition.writer is writer:
+                partition.discard()
 
     # Commits --------------------------------------------------------------------------------------------------------
 
@@ -165,7 +184,8 @@ class UncommittedWrites(Generic[K, V]):
     def drop_epoch(self) -> None:
         """Forget everything that is not committed, including the epoch that is being committed."""
         self._committing = {}
-        self.discard_writes()
+        for partition in self.partitions.values():
+            partition.discard()
         self.partitions.clear()
         self._table.close()
         self.writer_topics.clear()
