@@ -149,7 +149,7 @@ class Format:
                 return
             # Lines are split before they are decoded, which needs a line end that is the byte 10.
             fits = "\n".encode(self.encoding) == b"\n"
-        except LookupError:
+        except (LookupError, UnicodeError):
             raise Usage(f"--encoding {self.encoding}: unknown", hint="for example utf-8, latin-1, cp1252") from None
         if not fits:
             raise Usage(
