@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, cast, get_origin
 from typing_extensions import TypeVar
 
 from ...topics.errors import BadRecord
+from ...topics.serde import Codec
 from .absent import ABSENT, UNTOUCHED, Absent
 from .agent_step import IsolatedWriter
 from .partition_state import PartitionState
@@ -95,20 +96,8 @@ class OpenPartition(Generic[K, V]):
         pending: topic -> changes that are not applied yet.
     """
 
-    __slots__ = (
-        "_all",
-        "_put",
-        "deleted",
-        "held",
-        "pending",
-        "read",
-        "state",
-        "table",
-        "topic",
-        "write",
-        "writer",
-        "writes",
-    )
+    __slots__ = ("_all", "_put", "deleted", "held", "pending", "read", "state", "table", "topic",
+                 "write", "writer", "writes")  # fmt: skip
     read: Callable[[K], V]
     write: Callable[[K, V], object]
 
@@ -134,9 +123,6 @@ class OpenPartition(Generic[K, V]):
 
     def turn_to(self, topic: str, writer: IsolatedWriter | None = None) -> None:
         """Note that an agent that reads `topic` uses the partition, and apply pending changes.
-
-        Args:
-            writer: the agent, if its records are isolated.
 
         Raises:
             BadRecord: pending changes cannot be applied; they stay pending.
@@ -252,15 +238,7 @@ class OpenPartition(Generic[K, V]):
         present = {key: value for key, value in merged.items() if self.held.exists(key, value)}
         if set(map(type, present)) <= self.table.key_codec.trusted:
             return present
-        return {self._as_kept(key): value for key, value in present.items()}
-
-    def _as_kept(self, key: K) -> K:
-        """Return a key as it will be read back after the commit, so that it looks the same before."""
-        codec = self.table.key_codec
-        try:
-            return codec.decode(codec.keep(key))
-        except BadRecord:
-            return key
+        return {_as_kept(self.table.key_codec, key): value for key, value in present.items()}
 
     def items(self) -> list[tuple[K, V]]:
         """Return a snapshot of the pairs for an agent."""
@@ -378,11 +356,19 @@ class OpenPartition(Generic[K, V]):
                 del self.writes[cast("K", key)]
             else:
                 dict.__setitem__(self.writes, key, copy)
-        elif written is ABSENT and state.epoch.get(key, ABSENT) is value:  # another agent's savepoint or topic has moved it in the meantime
+        elif written is ABSENT and state.epoch.get(key, ABSENT) is value:  # moved since, by another agent
             state.replace(key, value, self.held.detach(key, value))
         else:
             return  # the key was deleted, or has another value now
         self.held.originals.pop((key, id(value)), None)
+
+
+def _as_kept(codec: Codec, key: K) -> K:
+    """Return a key as it will be read back after the commit, so that it looks the same before."""
+    try:
+        return codec.decode(codec.keep(key))
+    except BadRecord:
+        return key
 
 
 def _new(default: Callable[[], V]) -> V:

@@ -1,5 +1,7 @@
 """While records are isolated, a write that cannot be kept concerns the agent that has made it, wherever others are.
 
+Two agents, whose tables are their own, or one:
+
     slow   a bad write ── waits ─────────────────────── asks for the next record: its dead letter
     busy       record, record, record, …                none of its records
 """
