@@ -5,9 +5,10 @@ The model is Kafka Streams' application reset tool. What belongs to the app is d
 1. the consumer group with its committed offsets. Kafka refuses that while the group has members, and then nothing has
    been deleted. A reset that ends after this step leaves changelogs without offsets, and workers refuse to start with
    these; the same command finishes the reset;
-2. the topics that the app made for itself: changelogs, repartition topics, retry topics, the topic of its workers and
+2. what `dlq replay` knows of the app's dead letters: those whose records are processed again are done;
+3. the topics that the app made for itself: changelogs, repartition topics, retry topics, the topic of its workers and
    those of replies;
-3. the folders with the stores of its workers, on this machine.
+4. the folders with the stores of its workers, on this machine.
 
 Topics that the program names are never deleted, whatever they are called, nor are dead-letter topics. Only topics that
 the program of today would make are the app's own: a changelog of a table that it does not declare any more is kept.
@@ -29,9 +30,12 @@ from ..agents.engine.worker_identity import Identity, slots
 from ..agents.runtime import Runtime, runtime_of
 from ..topics.admin import Admin
 from ..topics.consumer_groups import ConsumerGroups
-from ..topics.dead_letter import FIRED, fired_retry_topics, own_retry_topics, retry_topic
+from ..topics.dead_letter import FIRED, dead_letter_topic, fired_retry_topics, own_retry_topics, retry_topic
 from ..topics.errors import Stop, Usage
 from ..topics.topic_partition import TopicPartition
+from .dead_letters.dead_letter_reader import DeadLetterRecord
+from .dead_letters.superseded import forget_ends, supersede
+from .run_state import RUNS_TOPIC
 
 __all__ = ["AppReset", "ResetPlan", "own_topics", "topics_of_agents"]
 
@@ -108,8 +112,12 @@ class AppReset:
         with ExitStack() as held:
             self._hold(held)
 
-    def execute(self, plan: ResetPlan, *, start: Literal["earliest", "latest"] = "earliest") -> None:
-        """Delete what the plan names (blocking).
+    def execute(
+        self, plan: ResetPlan, *, start: Literal["earliest", "latest"] = "earliest", runs_topic: str = RUNS_TOPIC
+    ) -> int:
+        """Delete what the plan names (blocking); returns how many dead letters `dlq replay` will not bring any more.
+
+        With `earliest` these are all whose records are processed again; with `latest` there are none.
 
         Args:
             start: where the next worker begins to read; `latest` skips all records that are in the topics now.
@@ -120,11 +128,29 @@ class AppReset:
         with ExitStack() as held:
             self._hold(held)
             self._admin.delete_group(self._group)
+            forget_ends(self._runtime.cluster, plan.topics, runs_topic=runs_topic)
+            superseded = self._supersede(plan, runs_topic) if start == "earliest" else 0
             self._admin.delete(plan.topics)
             for folder in plan.folders:
                 shutil.rmtree(folder)
             if (start == "latest") != self._runtime.settings.start_at_end:
                 self._groups.begin_at(self._group, plan.read, start)
+        return superseded
+
+    def _supersede(self, plan: ResetPlan, runs_topic: str) -> int:
+        """Store that dead letters are done whose records are still in the app's topics, and so processed again."""
+        counts = self._admin.partitions()
+        begins, ends = self._admin.spans((topic, number) for topic in plan.read for number in range(counts[topic]))
+
+        def comes_again(letter: DeadLetterRecord) -> bool:
+            origin = letter.origin
+            if origin is None or letter.facts.get("app") != self._runtime.conf.id:
+                return False
+            at = TopicPartition(origin.topic, origin.partition)
+            return origin.topic in plan.topics or (at in begins and begins[at] <= origin.offset < ends[at])
+
+        letters = {dead_letter_topic(topic) for topic in (*plan.read, *plan.topics)} & counts.keys()
+        return supersede(self._runtime.cluster, sorted(letters), comes_again, runs_topic=runs_topic)
 
     def _hold(self, held: ExitStack) -> None:
         """Check that no worker runs, and keep workers of this machine from starting until `held` is closed."""

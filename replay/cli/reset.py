@@ -41,8 +41,9 @@ def reset(
     """Let an app begin anew: delete its committed offsets, its tables and the topics that it made for itself.
 
     Without --yes, show what would be deleted, and change nothing. The app's workers have to be stopped. Topics that the
-    program names are never deleted; their records are processed again, and what agents send is sent again. Run
-    it once on each machine with a data directory.
+    program names are never deleted; their records are processed again, and what agents send is sent again. Dead
+    letters of records that are processed again count as re-published. Run it once on each machine with a data
+    directory.
 
     \b
     Examples:
@@ -61,10 +62,12 @@ def reset(
         runtime.cluster = choice.cluster
         resetting = AppReset(runtime.app)
         plan = resetting.plan()
-        if yes:
-            resetting.execute(plan, start=start)
+        superseded = resetting.execute(plan, start=start) if yes else 0
         for line in _lines(plan, runtime.group_id, "deleted" if yes else "would delete"):
             click.echo(printable(line))
+        if superseded:
+            letters = counted(superseded, "dead letter")
+            click.echo(f"{letters} will not be re-published: their records are processed again with all others")
         if plan.empty:
             return
         if yes:

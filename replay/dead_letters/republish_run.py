@@ -9,6 +9,8 @@ from bisect import bisect_left
 from collections.abc import Iterator
 from types import TracebackType
 
+import msgspec
+
 from ...topics import clock
 from ...topics.admin import Admin, TopicSpec
 from ...topics.cleanup import on_failure
@@ -17,7 +19,7 @@ from ...topics.dead_letter import HEADROOM_BYTES, OPERATOR_HEADER, retry_header
 from ...topics.errors import Rebuild, Stop, Usage
 from ...topics.partitioner_registry import PartitionerRegistry
 from ...topics.partitioners import HashPartitioner
-from ...topics.producer import TransactionalProducer
+from ...topics.producer import Aborted, TransactionalProducer
 from ..replay_transaction import Transaction
 from ..run_state import BROKER_DEFAULT, RunRegistry, RunState
 from ..sources.source import SourcePosition
@@ -25,7 +27,7 @@ from ..sources.source_record import SourceRecord
 from ..target_topic import TargetTopic
 from .dead_letter_reader import DeadLetterRecord
 
-__all__ = ["RepublishRun", "create_retry_topic"]
+__all__ = ["RepublishRun", "create_retry_topic", "store_state"]
 
 TRANSACTION_BYTES = 16_000_000
 
@@ -171,6 +173,25 @@ class RepublishRun:
 
     def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None) -> None:
         self._producer.close()
+
+
+def store_state(cluster: Cluster, runs: RunRegistry, state: RunState) -> None:
+    """Store the state of a run without re-publishing anything (blocking); a process that is at it is fenced.
+
+    Raises:
+        Stop: Kafka does not take it now; the call may be repeated.
+    """
+    producer = TransactionalProducer(cluster, f"anabranch-replay-{state.run_id}")
+    try:
+        producer.open()
+        producer.begin()
+        key, value = runs.record(msgspec.structs.replace(state, updated_ms=clock.now_ms()))
+        producer.produce(runs.topic, value, key)
+        producer.commit()
+    except (Aborted, Rebuild) as exc:
+        raise Stop(f"the state of run {state.run_id} was not stored: {exc}", hint="repeat the command") from exc
+    finally:
+        producer.close()
 
 
 def create_retry_topic(cluster: Cluster, admin: Admin, name: str, source: str) -> None:

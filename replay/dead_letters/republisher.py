@@ -28,7 +28,7 @@ from ...topics.dead_letter import SUFFIX
 from ...topics.errors import Rebuild, Usage
 from ..run_state import RUNS_TOPIC, RunRegistry, RunState
 from .dead_letter_reader import DeadLetterFilter, DeadLetterRecord, KindCounts, count_by_kind, read_dead_letters
-from .republish_run import OffsetRanges, RepublishRun, create_retry_topic
+from .republish_run import OffsetRanges, RepublishRun, create_retry_topic, store_state
 
 __all__ = ["OffsetRanges", "Republication", "Republisher"]
 
@@ -182,15 +182,7 @@ class Republisher:
         retry = target != self.target
         if retry:
             create_retry_topic(self._cluster, self._admin, target, origin.topic)
-        started_ms = clock.now_ms()
-        state = RunState(
-            run_id=self._run_of(target),
-            topic=target,
-            specs=(self._topic,),
-            format={},
-            fingerprint=self._id,
-            started_ms=started_ms,
-        )
+        state = self._new_state(target)
         republished = RepublishRun(
             self._cluster, self._admin, self._runs, state, retry=retry, now=self._now, max_letters=self._max_letters
         )
@@ -200,6 +192,33 @@ class Republisher:
             raise republished.taken_over(exc) from exc
         republished.begin(self._found(target))
         return republished
+
+    def _new_state(self, target: str) -> RunState:
+        return RunState(
+            run_id=self._run_of(target),
+            topic=target,
+            specs=(self._topic,),
+            format={},
+            fingerprint=self._id,
+            started_ms=clock.now_ms(),
+        )
+
+    def note_done(self, target: str, ranges: Iterable[tuple[int, int, int]]) -> None:
+        """Store that dead letters are done, without re-publishing them (blocking).
+
+        Args:
+            target: the topic that they would go to.
+            ranges: partition, first offset, and offset behind the last one.
+
+        Raises:
+            Stop: the state cannot be stored now; the call may be repeated.
+        """
+        self._runs.create()
+        state = self._found(target) or self._new_state(target)
+        done = OffsetRanges(state.position)
+        for partition, begin, end in ranges:
+            done.add(partition, begin, end)
+        store_state(self._cluster, self._runs, msgspec.structs.replace(state, position=done.position()))
 
     def _target_of(self, letter: DeadLetterRecord) -> str:
         """Return the topic that the record of a dead letter goes to."""

@@ -13,6 +13,7 @@ import pytest
 from anabranch import current_event
 from anabranch.agents.engine import replayed_dead_letters
 from anabranch.agents.runtime import runtime_of
+from anabranch.replay.app_reset import AppReset
 from anabranch.replay.dead_letters.dead_letter_reader import DeadLetterFilter
 from anabranch.replay.dead_letters.republisher import Republication, Republisher
 from anabranch.topics import producer
@@ -41,6 +42,7 @@ def republish(broker: Cluster, fresh: Any) -> Any:
     def put(topic: str, **wanted: Any) -> Republication:
         return Republisher(broker, f"{topic}.dlq", runs_topic=runs).republish(DeadLetterFilter(**wanted))
 
+    put.runs = runs  # type: ignore[attr-defined]
     return put
 
 
@@ -81,7 +83,7 @@ class Two:
             async for n in stream:
                 picky["all"] += n
                 if n in self.bad:
-                    raise Boom("not this one")
+                    raise Boom(f"not this one, no {n} here")
                 message = current_event().message
                 self.seen.append((n, message.topic, message.partition, message.offset, message.headers))
 
@@ -408,3 +410,34 @@ async def test_what_others_write_to_a_retry_topic_does_not_choose_where_letters_
         await lab.until(lambda: runtime_of(app).status.dead_letters_total == 1)
     (letter,) = drain(f"{topic}.dlq")
     assert dict(letter.headers())["anabranch-source"] == f"{topic}[0]@0".encode()
+
+
+@pytest.mark.parametrize("start", ["earliest", "latest"])
+async def test_after_a_reset_dead_letters_come_back_unless_their_records_have(
+    lab, table_of, republish, retried, start
+) -> None:
+    #  1 10✗ 100 1000✗    10 is re-published, 1000 is not    reset    2✗
+    topic, name = lab.topic(), lab.fresh("app")
+    two, retry = Two(lab, topic, name), f"{name}-picky-retry"
+    two.bad = {10, 1000}
+    async with lab.running(two.app):
+        lab.produce(topic, [1, 10, 100, 1000])
+        await lab.caught_up(topic, two.app)
+        two.bad = set()
+        assert republish(topic, match="no 10 ").to == {retry: 1}
+        await retried(two.app, retry)
+    resetting = AppReset(Two(lab, topic, name).app)
+    noted = resetting.execute(resetting.plan(), start=start, runs_topic=republish.runs)
+    assert noted == (1 if start == "earliest" else 0)
+    assert retry not in lab.admin.partitions()
+    two = Two(lab, topic, name)
+    two.bad = {2}
+    async with lab.running(two.app):
+        lab.produce(topic, [2])
+        await lab.caught_up(topic, two.app)
+        two.bad = set()
+        assert republish(topic).to == {retry: 1 if start == "earliest" else 2}
+        await retried(two.app, retry)
+        assert republish(topic).sent == 0
+    sound, picky = (1113, 1113) if start == "earliest" else (2, 1002)
+    assert (table_of(two.app, "sound"), table_of(two.app, "picky")) == ({"all": sound}, {"all": picky})

@@ -1,0 +1,74 @@
+"""Dead letters of an app that is reset: their records are processed again with all others.
+
+`dlq replay` would bring such a record a second time. A reset therefore stores, where `dlq replay` stores what it has
+re-published, that these dead letters are done. It also forgets how far the retry topics went that the reset deletes:
+otherwise `dlq replay` would take these for topics that have lost their records, and refuse to go on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+
+import msgspec
+
+from ...topics.admin import Admin
+from ...topics.cluster import Cluster
+from ..run_state import RUNS_TOPIC, RunRegistry
+from .dead_letter_reader import DeadLetterFilter, DeadLetterRecord, read_dead_letters
+from .republish_run import store_state
+from .republisher import Republisher
+
+__all__ = ["forget_ends", "supersede"]
+
+
+def supersede(
+    cluster: Cluster,
+    topics: Collection[str],
+    comes_again: Callable[[DeadLetterRecord], bool],
+    *,
+    runs_topic: str = RUNS_TOPIC,
+) -> int:
+    """Store that dead letters are done, as if `dlq replay` had re-published them; returns how many (blocking).
+
+    Args:
+        topics: existing dead-letter topics.
+        comes_again: returns whether the record of a dead letter is processed again anyway. Only dead letters of agents
+            are asked for.
+
+    Raises:
+        Stop: the state cannot be stored now; nothing is lost, and the call may be repeated.
+    """
+    admin, count = Admin(cluster), 0
+    for topic in topics:
+        republisher = Republisher(cluster, topic, runs_topic=runs_topic, admin=admin)
+        done = {(letter.partition, letter.offset) for letter, before in republisher.read(DeadLetterFilter()) if before}
+        found: dict[str, list[tuple[int, int, int]]] = {}
+        # As in a re-publication: between two dead letters for one topic are only markers and dead letters for others.
+        begins: dict[tuple[int, str], int] = {}
+        for batch in read_dead_letters(cluster, topic):
+            for letter in batch.letters:
+                target, at = letter.retry_topic, (letter.partition, letter.offset)
+                if target is None:
+                    continue
+                begin = begins.get((letter.partition, target), 0)
+                begins[letter.partition, target] = letter.offset + 1
+                if at not in done and comes_again(letter):
+                    found.setdefault(target, []).append((letter.partition, begin, letter.offset + 1))
+        for target, ranges in found.items():
+            republisher.note_done(target, ranges)
+            count += len(ranges)
+    return count
+
+
+def forget_ends(cluster: Cluster, topics: Collection[str], *, runs_topic: str = RUNS_TOPIC) -> None:
+    """Let `dlq replay` go on with retry topics that are deleted and will be made anew (blocking).
+
+    Which dead letters were re-published stays known.
+
+    Raises:
+        Stop: see `supersede`.
+    """
+    runs = RunRegistry(cluster, runs_topic)
+    for state in runs.all():
+        if state.topic in topics and state.end_offsets:
+            store_state(cluster, runs, msgspec.structs.replace(state, begin_offsets={}, end_offsets={}))
