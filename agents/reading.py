@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
+from ..topics.errors import Usage
 from .engine.firing import FiringRecord
 
 if TYPE_CHECKING:
     from .stream import Stream
     from .take_buffer import TakeBuffer
 
-__all__ = ["Reading"]
+__all__ = ["Reading", "refuse_others"]
 
 logger = logging.getLogger(__name__)
 
@@ -46,3 +47,23 @@ class Reading:
             queue.leave(message)
         if self.held is not None:
             self.held.leave(message)
+
+
+def refuse_others(stream: Stream) -> None:
+    """Refuse a loop over a stream that is not the agent's own, or made from it (`group_by`, `through`).
+
+    Such a stream would get no records, without a word: the engine waits for those of agents only.
+
+    Raises:
+        Usage: `app.stream(topic)` in a task, in another agent, or in a task that an agent has started.
+    """
+    runner, origin = stream.context.current, cast(Any, stream)
+    while origin._prev is not None:
+        origin = origin._prev
+    if runner is None or runner.source is not origin:
+        where = "outside of an agent" if runner is None else f"in agent {runner.name}, whose stream is another one"
+        raise Usage(
+            f"a loop over a stream of topic {stream.topic.get_topic_name()} {where}",
+            hint="only an agent gets records, from the stream it is given: @app.agent(topic), and in it: "
+            "async for value in stream",
+        )

@@ -35,7 +35,7 @@ from .engine.record_queue import RecordQueue
 from .engine.runner import Runner
 from .event import Event, RecordBatch, to_event
 from .processors import Processor, changing, filtering, key_function, keyed_by, passing_on
-from .reading import Reading
+from .reading import Reading, refuse_others
 from .runtime import runtime_of
 from .stream_clock import StreamClock, clock_of, refuse_waiting
 from .take_buffer import Group, TakeBuffer
@@ -155,6 +155,7 @@ class Stream(faust.Stream[V_co]):
 
     async def begin(self, *, grouped: bool = False, by_batch: bool = False) -> Reading:
         """Begin to take records from the engine, behind the record at which the agent has left another loop."""
+        refuse_others(self)
         self._finalized = True
         self.turn_to(loop := Reading(grouped, by_batch))
         if self.context.current is not None:

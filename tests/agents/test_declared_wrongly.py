@@ -68,3 +68,48 @@ def declared() -> App:
 def test_what_a_test_asks_wrongly_is_refused(ask: Callable[[Any], object], said: str) -> None:
     with World(declared, partitions=4) as world, pytest.raises(AnabranchError, match=said):
         ask(world)
+
+
+def reads_elsewhere(where: str) -> App:
+    app = App("elsewhere", topic_partitions=1)
+    orders = app.topic("orders")
+
+    if where == "task":
+        app.agent(orders, name="nothing")(nothing)
+
+        @app.task
+        async def read() -> None:
+            async for _ in app.stream(orders):
+                pass
+
+    elif where == "instead":
+
+        @app.agent(orders, name="read")
+        async def read_another(_: Any) -> None:
+            async for _ in orders.stream():
+                pass
+
+    else:
+
+        @app.agent(orders, name="read")
+        async def read_within(stream: Any) -> None:
+            async for _ in stream:
+                async for _ in app.stream(orders).events():
+                    pass
+
+    return app
+
+
+@pytest.mark.parametrize(
+    ("where", "said"),
+    [
+        ("task", "stream of topic orders outside of an agent"),
+        ("instead", "stream of topic orders in agent read, whose stream is another one"),
+        ("within", "stream of topic orders in agent read, whose stream is another one"),
+    ],
+)
+def test_a_stream_that_would_get_no_records_is_refused(where: str, said: str) -> None:
+    # Faust's documentation has the first one; without the refusal, none of them sees a record or says so.
+    with World(lambda: reads_elsewhere(where)) as world, pytest.raises(Usage, match=said):
+        world.send("orders", 1)
+        world.settle()
