@@ -108,6 +108,30 @@ _TOPIC_OPTIONS = {
 }
 
 
+def _partitions(topics: tuple[str, ...], declared: object, partitioner: object) -> int | None:
+    """Return the number of partitions that a topic is to have; None for the app's default.
+
+    Raises:
+        Usage: the number cannot be one, or is not that of the partitioner.
+    """
+    named = f"topic {' '.join(topics)}"
+    if declared is not None and (not isinstance(declared, int) or isinstance(declared, bool) or declared < 1):
+        raise Usage(f"{named}: partitions={declared!r}: expected a whole number above 0")
+    if partitioner is None:
+        return declared
+    if not isinstance(partitioner, RangePartitioner):
+        raise Usage(
+            f"{named}: partitioner={partitioner!r}: expected a RangePartitioner",
+            hint='partitioner=RangePartitioner.parsed("g,p"); without one, keys are partitioned by hash',
+        )
+    if declared not in (None, partitioner.partitions):
+        raise Usage(
+            f"{named}: partitions={declared}, but {partitioner} has {partitioner.partitions}",
+            hint="omit partitions=…, or give one split point less than there are partitions",
+        )
+    return partitioner.partitions
+
+
 class App(faust.App):
     """An application: its topics, agents and tables, in one consumer group.
 
@@ -261,8 +285,7 @@ class App(faust.App):
             topics = tuple(map(self._runtime.resolve_topic, topics))
         for name in topics:
             self._runtime.check_topic(name)
-        if partitioner is not None:
-            options["partitions"] = partitioner.partitions
+        options["partitions"] = _partitions(topics, options.get("partitions"), partitioner)
         types: dict[str, Any] = {"key_type": key_type, "value_type": value_type}
         made = cast("Topic", super().topic(*topics, **types, **options))
         made.partitioner = partitioner

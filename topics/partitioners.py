@@ -108,12 +108,21 @@ class RangePartitioner:
     (3, [0, 1, 1, 2])
 
     Raises:
-        Usage: the split points are not in order.
+        Usage: the split points are not in order, or not bytes.
     """
 
     splits: tuple[bytes, ...]
 
     def __post_init__(self) -> None:
+        splits = cast("object", self.splits)
+        if not isinstance(splits, tuple) or not all(
+            isinstance(point, bytes) for point in cast("tuple[object, ...]", splits)
+        ):
+            # Others would be written for all programs of the cluster, which could not read them.
+            raise Usage(
+                f"RangePartitioner({splits!r}): expected a tuple of bytes",
+                hint='for text RangePartitioner.parsed("g,p"), which is RangePartitioner((b"g", b"p"))',
+            )
         if any(a >= b for a, b in zip(self.splits, self.splits[1:], strict=False)):
             raise Usage(f"{self}: split points must be in order, each once", hint="for example range:g,p")
 

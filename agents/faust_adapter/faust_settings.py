@@ -216,6 +216,8 @@ def check_settings(settings: Settings) -> None:
     for name in ("broker_consumer", "broker_producer"):
         if name in settings.given and getattr(settings, name) != settings.broker:
             raise Usage(f"{name} differs from broker", hint="one transaction cannot span two clusters: set only broker")
+    if not settings.topic_partitions:
+        raise Usage("topic_partitions=0", hint="a topic has at least one partition")
     if settings.consumer_auto_offset_reset not in ("earliest", "latest"):
         raise Usage(
             f"consumer_auto_offset_reset={settings.consumer_auto_offset_reset!r}", hint="it is earliest or latest"

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import re
+from typing import Any
+
+import pytest
+from anabranch import App
 from anabranch.topics.errors import Usage
 from anabranch.topics.partitioners import RangePartitioner
 
@@ -56,3 +61,35 @@ async def test_another_partitioner_than_the_topic_s_ends_the_worker(lab) -> None
     error = await lab.stopped_by(apps[1])
     assert isinstance(error, Usage)
     assert "is partitioned by range:g,p, not by range:h,p" in str(error)
+
+
+@pytest.mark.parametrize("splits", [("g",), [b"g"], b"gp", "gp"], ids=repr)
+def test_split_points_that_are_not_bytes_are_refused(splits: Any) -> None:
+    # They were written for all programs of the cluster, and none could start any more.
+    with pytest.raises(Usage, match="expected a tuple of bytes"):
+        RangePartitioner(splits)
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"partitioner": PARTITIONER, "partitions": 4}, "topic words: partitions=4, but range:g,p has 3"),
+        ({"partitioner": "range:g,p"}, "topic words: partitioner='range:g,p': expected a RangePartitioner"),
+        ({"partitions": 0}, "topic words: partitions=0: expected a whole number above 0"),
+        ({"partitions": "8"}, "topic words: partitions='8': expected a whole number above 0"),
+        ({"partitions": True}, "topic words: partitions=True: expected a whole number above 0"),
+    ],
+)
+def test_partitions_that_a_topic_cannot_have_are_refused(options: Any, reason: str) -> None:
+    with pytest.raises(Usage, match=re.escape(reason)):
+        App("shop").topic("words", **options)
+
+
+def test_a_partitioner_may_stand_beside_its_number_of_partitions() -> None:
+    topic = App("shop").topic("words", partitioner=PARTITIONER, partitions=3)
+    assert topic.partitions == 3
+
+
+def test_no_partitions_as_the_app_s_default_are_refused() -> None:
+    with pytest.raises(Usage, match="topic_partitions=0"):
+        App("shop", topic_partitions=0).finalize()
