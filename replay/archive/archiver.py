@@ -26,7 +26,7 @@ from ...topics.producer import Headers
 from ...topics.topic_partition import TopicPartition
 from ..pipeline.pseudonymize import Pseudonyms
 from .archive_file_writer import ArchiveFileWriter, is_archive_file
-from .manifest import ArchivedFile, Encoding, Lost, Manifest, locked, read_manifest
+from .manifest import MANIFEST, ArchivedFile, Encoding, Lost, Manifest, locked, read_manifest
 from .record_columns import COLUMNS, Change, Content
 
 __all__ = ["ArchiveProgress", "ArchiveReport", "Archiver", "Rolling"]
@@ -390,12 +390,16 @@ def _fields_of(pseudonyms: Mapping[str, object] | None) -> str:
 
 
 def _refuse_other_files(folder: Path) -> None:
-    others = [
-        path.name for path in folder.iterdir() if not path.name.startswith(".") and not is_archive_file(path.name)
-    ]
+    others = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
+    # The manifest is written before the first file, so these are no leftovers of a process that was killed.
+    if kept := list(filter(is_archive_file, others)):
+        raise Usage(
+            f"{folder} holds files of an archive, such as {kept[0]}, but no {MANIFEST}",
+            hint="restore the manifest from a copy of the archive, or archive the topic into another folder",
+        )
     if others:
         raise Usage(
-            f"{folder} is neither empty nor an archive: it holds {', '.join(sorted(others)[:3])}",
+            f"{folder} is neither empty nor an archive: it holds {', '.join(others[:3])}",
             hint="an archive needs a folder of its own",
         )
 

@@ -243,14 +243,14 @@ class KindCount:
 
     Attributes:
         republished: how many of them have been re-published.
-        first_ms, last_ms: the earliest and the latest timestamp, in milliseconds since 1970.
+        first_ms, last_ms: the earliest and the latest time of the records that failed, in milliseconds since 1970.
         at: the line of the user's code that raised the error (`file:line`), of the last dead letter that has one.
     """
 
     letters: int = 0
     republished: int = 0
     first_ms: int = 2**63 - 1
-    last_ms: int = 0
+    last_ms: int = -(2**63)
     at: str = ""
 
 
@@ -269,7 +269,7 @@ def count_by_kind(letters: Iterable[tuple[DeadLetterRecord, bool]], counts: Kind
         count = counts.setdefault((letter.facts.get("agent", ""), letter.reason, letter.error), KindCount())
         count.letters += 1
         count.republished += republished
-        count.first_ms = min(count.first_ms, letter.timestamp_ms)
-        count.last_ms = max(count.last_ms, letter.timestamp_ms)
+        count.first_ms = min(count.first_ms, letter.record_ms)
+        count.last_ms = max(count.last_ms, letter.record_ms)
         count.at = letter.facts.get("at", count.at)
     return counts

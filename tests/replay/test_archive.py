@@ -231,6 +231,22 @@ def test_killed_again_and_again_each_record_is_there_once(
     assert there == {"manifest.json", ".lock"} | {entry.name for entry in report.manifest.files}
 
 
+def test_files_whose_manifest_is_gone_are_not_taken_for_unfinished_ones_and_deleted(
+    broker: Cluster, topic: str, tmp_path: Path
+) -> None:
+    produce(broker, topic, 10)
+    Archiver(broker, topic, tmp_path).archive()
+    sealed = (tmp_path / "manifest.json").read_bytes()
+    (tmp_path / "manifest.json").unlink()
+    there = {path.name for path in tmp_path.iterdir()}
+    with pytest.raises(Usage, match=r"holds files of an archive, such as .*, but no manifest\.json"):
+        Archiver(broker, topic, tmp_path).archive()
+    assert {path.name for path in tmp_path.iterdir()} == there
+    (tmp_path / "manifest.json").write_bytes(sealed)
+    assert Archiver(broker, topic, tmp_path).archive().resumed
+    assert check_archive(tmp_path)[1] == []
+
+
 def damaged(folder: Path, entry: ArchivedFile, how: str) -> None:
     path = folder / entry.name
     if how == "changed":

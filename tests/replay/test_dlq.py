@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 import pytest
-from anabranch.replay.dead_letters.dead_letter_reader import DeadLetterFilter, DeadLetterRecord
+from anabranch.replay.dead_letters.dead_letter_reader import DeadLetterFilter, DeadLetterRecord, count_by_kind
 from anabranch.replay.dead_letters.republisher import OffsetRanges, Republisher
 from anabranch.topics.admin import Admin, TopicSpec
 from anabranch.topics.cluster import Cluster
@@ -172,6 +172,17 @@ def test_letters_are_counted_by_agent_reason_and_error(place: Place) -> None:
         ("total", "agent", "Boom"): (3, 1, LONG_AGO_MS + 1, LONG_AGO_MS + 3),
         ("total", "decode", "Boom"): (1, 0, LONG_AGO_MS + 4, LONG_AGO_MS + 4),
     }
+
+
+def test_the_times_of_a_kind_are_those_of_its_records_also_before_1970() -> None:
+    def letter(facts: dict[str, str]) -> DeadLetterRecord:
+        return DeadLetterRecord("orders.dlq", 0, 0, LONG_AGO_MS, None, None, [], {"reason": "agent", **facts})
+
+    letters = [letter({"timestamp-ms": "-7000"}), letter({"timestamp-ms": "-9000"})]
+    (count,) = count_by_kind((each, False) for each in letters).values()
+    assert (count.first_ms, count.last_ms) == (-9000, -7000)
+    (count,) = count_by_kind([(letter({}), False)]).values()
+    assert (count.first_ms, count.last_ms) == (LONG_AGO_MS, LONG_AGO_MS)
 
 
 def test_ranges_are_a_set_of_offsets() -> None:
