@@ -288,7 +288,6 @@ class Failures:
                     self.check(Output(table.changelog_name, *encoded, -1, None, None), isolating=True)
         for table in self._host.tables:
             table.uncommitted.savepoint(writer)
-        writer.moved.clear()
         self._savepoint = (id(runner), runner.steps, len(self._outbox.outputs))
         self._late_before = self._outbox.late.copy()
 

@@ -199,7 +199,6 @@ class Runner:
         """Restart the agent function."""
         self.stream = self.at = None
         self.handed.clear()
-        self.writer.moved.clear()
         if self._again is not None and self._again.cancelled():
             self._again = None
         elif self._again is not None and not self._again.done():

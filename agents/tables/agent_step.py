@@ -5,25 +5,42 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from .open_partition import OpenPartition, TrackedValue
+    from collections.abc import Iterable
+
+    from .open_partition import TrackedValue
     from .table import Table
 
-__all__ = ["AgentStep", "IsolatedWriter"]
+__all__ = ["AgentStep", "IsolatedWriter", "MovedKeys"]
 
 
 class IsolatedWriter:
     """An agent whose records are isolated, as the writer of partitions of tables: what it has written since its last
     savepoint is checked, kept and rolled back alone. Other agents may be in the middle of their records meanwhile.
-
-    Attributes:
-        moved: partition -> the keys that it has written since its savepoint and that were moved into the epoch, because
-            another agent has turned to the partition.
     """
 
-    __slots__ = ("moved",)
+    __slots__ = ()
 
-    def __init__(self) -> None:
-        self.moved: dict[OpenPartition, dict[object, None]] = {}
+
+class MovedKeys(dict[object, IsolatedWriter]):
+    """Keys of a partition that were moved into the epoch although the savepoint of their agent has not checked them,
+    because another agent has turned to the partition: key -> the agent that has written it last."""
+
+    __slots__ = ()
+
+    def note(self, writer: IsolatedWriter | None, written: Iterable[object], deleted: Iterable[object]) -> None:
+        """Note that keys are moved now; what other agents have written there is not in the epoch any more."""
+        if self:
+            for key in deleted:
+                self.pop(key, None)
+        if writer is not None:
+            self.update(dict.fromkeys(written, writer))
+        elif self:
+            for key in written:
+                self.pop(key, None)
+
+    def of(self, writer: IsolatedWriter | None) -> list[object]:
+        """Return the keys of an agent."""
+        return [key for key, by in self.items() if by is writer]
 
 
 class AgentStep:

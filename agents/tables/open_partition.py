@@ -18,7 +18,7 @@ from typing_extensions import TypeVar
 from ...topics.errors import BadRecord
 from ...topics.serde import Codec
 from .absent import ABSENT, UNTOUCHED, Absent
-from .agent_step import IsolatedWriter
+from .agent_step import IsolatedWriter, MovedKeys
 from .partition_state import PartitionState
 from .value_cache import IMMUTABLE, own_copy
 
@@ -89,6 +89,7 @@ class OpenPartition(Generic[K, V]):
         held: what the state knows of mutable values.
         topic: topic of the agent that opened the partition last; the uncommitted writes are from it.
         writer: the same agent, if its records are isolated.
+        moved: keys that it and others have written, and that are not checked.
         read: `[]` of the table while this partition is shown.
         write: `[]=` of the table while this partition is shown.
         writes: the uncommitted writes.
@@ -96,7 +97,7 @@ class OpenPartition(Generic[K, V]):
         pending: topic -> changes that are not applied yet.
     """
 
-    __slots__ = ("_all", "_put", "deleted", "held", "pending", "read", "state", "table", "topic",
+    __slots__ = ("_all", "_put", "deleted", "held", "moved", "pending", "read", "state", "table", "topic",
                  "write", "writer", "writes")  # fmt: skip
     read: Callable[[K], V]
     write: Callable[[K, V], object]
@@ -104,7 +105,7 @@ class OpenPartition(Generic[K, V]):
     def __init__(self, table: Table[K, V], state: PartitionState) -> None:
         self.table, self.state, self.topic = table, state, ""
         self.writer: IsolatedWriter | None = None
-        self.held = state.held
+        self.moved, self.held = MovedKeys(), state.held
         self._all = table.uncommitted
         self.writes: _Writes[K, V] = _Writes()
         self.deleted: dict[object, None] = {}
@@ -318,8 +319,7 @@ class OpenPartition(Generic[K, V]):
         if not self.writes and not self.deleted:
             return
         self._all.writer_topics.add(self.topic)
-        if self.writer is not None and self.writes:
-            self.writer.moved.setdefault(self, {}).update(dict.fromkeys(self.writes))
+        self.moved.note(self.writer, self.writes, self.deleted)
         changes = dict.copy(self.writes)  # a plain dict, which the epoch keeps
         if not (self.state.add_to_epoch(changes, self.deleted) or self._all.tracking) and self.has_untracked(changes):
             self._all.untracked = True

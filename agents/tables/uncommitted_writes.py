@@ -73,11 +73,10 @@ class UncommittedWrites(Generic[K, V]):
     def _written(self, writer: IsolatedWriter | None) -> Iterator[tuple[int, dict[K, V]]]:
         """Iterate over partitions and what an agent has written there, as it is now."""
         for number, partition in self.partitions.items():
-            written = dict.copy(partition.writes) if partition.writer is writer else dict[K, V]()
-            for key in writer.moved.get(partition, ()) if writer is not None else ():
-                value = partition.state.epoch.get(key, ABSENT)
-                if value is not ABSENT:
-                    written.setdefault(cast("K", key), value)
+            epoch, moved = partition.state.epoch, partition.moved.of(writer) if partition.moved else ()
+            written = {cast("K", key): value for key in moved if (value := epoch.get(key, ABSENT)) is not ABSENT}
+            if partition.writer is writer:
+                written.update(partition.writes)
             if written:
                 yield number, written
 
@@ -109,6 +108,8 @@ class UncommittedWrites(Generic[K, V]):
                 partition.apply_pending()
             if partition.writer is writer:
                 partition.move_to_epoch()
+            for key in partition.moved.of(writer) if partition.moved else ():
+                del partition.moved[key]
         self.in_savepoints = True
 
     def end_savepoints(self) -> None:
@@ -167,6 +168,8 @@ class UncommittedWrites(Generic[K, V]):
                 state.freeze(made)
             else:
                 state.drop()
+        for partition in self.partitions.values():
+            partition.moved.clear()
         self.all_writer_topics |= self.writer_topics
         self.writer_topics.clear()
         self._forget_tracked()

@@ -139,6 +139,23 @@ async def test_an_address_that_is_not_this_machine_s_is_said_clearly(lab, free_p
     assert "192.0.2.1" in str(error)
 
 
+@pytest.mark.parametrize("host", ["::1", "[::1]"])
+async def test_an_address_of_ipv6_is_the_host_of_a_worker(lab, free_port, host: str) -> None:
+    app = lab.app(lab.fresh("app"), web_enabled=True, web_port=free_port())
+    runtime_of(app).configure(web_host=host)  # as --web-host
+    async with lab.running(app):
+        assert str(app.conf.canonical_url) == f"http://[::1]:{app.conf.web_port}"
+
+
+@pytest.mark.parametrize("host", ["my host", "http://node-7", "node-7:6066"])
+async def test_a_host_that_is_no_name_is_said_clearly(lab, free_port, host: str) -> None:
+    app = lab.app(lab.fresh("app"), web_enabled=True, web_port=free_port())
+    runtime_of(app).configure(web_host=host)
+    error = await lab.stopped_by(app)
+    assert isinstance(error, Usage)
+    assert f"web: {host!r} is not the name or the address of a machine" in str(error)
+
+
 def test_buckets_of_a_histogram_add_up() -> None:
     took = Histogram()
     for value in (0.0001, 0.001, 0.2, 1000):

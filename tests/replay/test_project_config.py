@@ -5,11 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from anabranch import App
 from anabranch.replay import project_config as project_config_module
 from anabranch.replay.app_loader import DeclaredCluster
 from anabranch.replay.cli.config import config, settings_of
-from anabranch.replay.cluster_choice import named_cluster, named_servers
-from anabranch.replay.project_config import ProjectConfig, project_config
+from anabranch.replay.cluster_choice import home, named_cluster, named_servers
+from anabranch.replay.project_config import ProjectConfig, apply_data_folder, project_config
 from anabranch.topics.errors import Usage
 from click.testing import CliRunner
 
@@ -70,6 +71,14 @@ def test_the_command_line_and_the_environment_win_over_the_file_and_the_file_ove
     assert named_cluster("x:1", None).options["security.protocol"] == "SASL_SSL"
     assert named_servers("flag:9092", "program:9092") == "flag:9092"
     assert named_cluster("x:1", {"security.protocol": "PLAINTEXT"}).options["security.protocol"] == "PLAINTEXT"
+
+
+def test_an_empty_data_folder_of_the_environment_counts_as_none(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ANABRANCH_HOME", "")
+    assert home() == folder / ".anabranch"
+    assert str(App("shop").conf.datadir) == ".anabranch/data/shop"
+    apply_data_folder(ProjectConfig(data=folder / "data"))
+    assert home() == folder / "data"
 
 
 def test_origins_are_shown_and_secrets_are_not(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
