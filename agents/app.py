@@ -186,7 +186,7 @@ class App(faust.App):
             "Monitor": UnsampledMonitor,
             "web_bind": "127.0.0.1",
             "reply_to_prefix": f"{id}-reply-",
-            "datadir": str(Path(os.environ.get("ANABRANCH_HOME", ".anabranch")) / "data" / self._runtime.app_id),
+            "datadir": str(Path(os.environ.get("ANABRANCH_HOME") or ".anabranch") / "data" / self._runtime.app_id),
         }
         settings = Settings(id, **{**conf, **OWN_CLASSES}, anabranch_defaults=defaults)
         if "web_tables_enabled" in settings.given:

@@ -43,7 +43,7 @@ _SERVERS = "KAFKA_BOOTSTRAP_SERVERS"
 
 def home() -> Path:
     """Return the folder for data on this machine."""
-    return Path(os.environ.get("ANABRANCH_HOME", ".anabranch")).absolute()
+    return Path(os.environ.get("ANABRANCH_HOME") or ".anabranch").absolute()
 
 
 class ClusterDeclaration(Protocol):

@@ -129,5 +129,5 @@ def _options(path: Path, prefix: str, given: Mapping[str, object]) -> list[tuple
 
 def apply_data_folder(config: ProjectConfig) -> None:
     """Let this process and those that it starts keep their data in the folder that the file names."""
-    if config.data is not None:
-        os.environ.setdefault("ANABRANCH_HOME", str(config.data))
+    if config.data is not None and not os.environ.get("ANABRANCH_HOME"):
+        os.environ["ANABRANCH_HOME"] = str(config.data)

@@ -57,7 +57,7 @@ class Hosts:
     def add(self, name: str | None) -> None:
         """Answer to this name as well."""
         if name:
-            self._names.add(name.lower())
+            self._names.add(name.lower().strip("[]"))
 
     def accepts(self, authority: str) -> bool:
         """True if the server answers to the value of a `Host` header."""
@@ -110,7 +110,7 @@ class WebServer(Web):
         conf = self.app.conf
         listening = _listen(conf.web_bind or "127.0.0.1", conf.web_port)
         port = listening.getsockname()[1]
-        runtime_of(self.app).configure(web_port=port, canonical_url=URL(f"http://{conf.web_host}:{port}"))
+        runtime_of(self.app).configure(web_port=port, canonical_url=_url(conf.web_host, port))
         self._hosts.checked = is_loopback(listening.getsockname()[0])
         self._hosts.add(conf.web_host)
         checked, hosts = self._hosts.checked, self._hosts
@@ -118,6 +118,21 @@ class WebServer(Web):
         if not conf.web_ssl_context:
             blocked = BlockedLoop(runtime_of(self.app), listening, lambda host: not checked or hosts.accepts(host))
         return Listener(self._runner, listening, self._connections, conf.web_ssl_context, blocked)
+
+
+def _url(host: str, port: int) -> URL:
+    """Return the address under which other workers reach this one.
+
+    Raises:
+        Usage: the host is not a name or an address.
+    """
+    try:
+        return URL.build(scheme="http", host=host.strip("[]"), port=port)
+    except ValueError as exc:
+        raise Usage(
+            f"web: {host!r} is not the name or the address of a machine",
+            hint="--web-host NAME, without scheme and port",
+        ) from exc
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -235,5 +235,5 @@ class WorkerRegistry:
 
 def _address(conf: Settings) -> URL:
     bind = conf.web_bind or "127.0.0.1"
-    host = bind if is_loopback(bind) else conf.web_host
+    host = bind if is_loopback(bind) else conf.web_host.strip("[]")  # an address of IPv6 may have them
     return URL.build(scheme="https" if conf.web_ssl_context else "http", host=host, port=conf.web_port)
