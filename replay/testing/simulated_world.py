@@ -223,7 +223,15 @@ class SimulatedWorld:
             return False
         if any(next(tables_that_close(runtime), None) for runtime in runtimes):
             return False
+        if any(self._was_expelled(worker) for worker in self._workers):
+            return False
         return self._kafka.group_state(self._group) == "STABLE"
+
+    def _was_expelled(self, worker: SimulatedWorker) -> bool:
+        """Return whether a worker has partitions, but is no member of the group: it has not noticed that it was lost."""
+        if worker.life is None or not worker.life.runtime.status.active:
+            return False
+        return all(member.client.owner is not worker.life.owner for member in self._kafka.members(self._group))
 
     def _unrest(self) -> str:
         states = ", ".join(
