@@ -88,3 +88,37 @@ async def test_a_write_that_is_replaced_before_its_record_ends_is_no_failure(lab
         await lab.caught_up(first_topic, app)
         await lab.caught_up(second_topic, app)
     assert table_of(app, "sums") == {"state": 6, "second": BUSY}
+
+
+async def test_a_bad_write_over_that_of_another_agent_is_not_blamed_on_that_one(lab, drain, table_of) -> None:
+    a_topic, b_topic, app = lab.topic(), lab.topic(), lab.app(lab.fresh("app"))
+    sums = app.Table("sums", default=int)
+
+    @app.agent(app.topic(a_topic), name="innocent")
+    async def innocent(stream):
+        async for value in stream:
+            if value == BAD:
+                raise Boom("isolates all records of the epoch")
+            sums["shared"] = value
+            await asyncio.sleep(0.2)
+            sums["innocent"] += 1
+
+    @app.agent(app.topic(b_topic), name="guilty")
+    async def guilty(stream):
+        async for _ in stream:
+            await asyncio.sleep(0.1)
+            sums["shared"] = object()
+            await asyncio.sleep(0.3)
+
+    lab.produce(a_topic, [BAD, 5])
+    lab.produce(b_topic, [6])
+    async with lab.running(app):
+        await lab.caught_up(a_topic, app)
+        await lab.caught_up(b_topic, app)
+    letters = [
+        (found["anabranch-agent"], int(found["anabranch-offset"]))
+        for topic in (a_topic, b_topic)
+        for found in map(letter_headers, drain(f"{topic}.dlq"))
+    ]
+    assert sorted(letters) == [("guilty", 0), ("innocent", 0)]
+    assert table_of(app, "sums") == {"shared": 5, "innocent": 1}
