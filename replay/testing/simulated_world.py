@@ -228,7 +228,7 @@ class SimulatedWorld:
         return self._kafka.group_state(self._group) == "STABLE"
 
     def _was_expelled(self, worker: SimulatedWorker) -> bool:
-        """Return whether a worker has partitions, but is no member of the group: it has not noticed that it was lost."""
+        """Return whether a worker has partitions, but has not noticed that it is no member of the group any more."""
         if worker.life is None or not worker.life.runtime.status.active:
             return False
         return all(member.client.owner is not worker.life.owner for member in self._kafka.members(self._group))
