@@ -19,7 +19,7 @@ demo: $(VENV)/.demo  ## set everything up and run the main jobs on real data
 
 # Tests of the real Kafka mostly wait, so six processes run them on two cores, with one broker. Those of agents run on
 # Kafka in memory first, which finds most faults within a minute or two; on the real Kafka one of each group of
-# parametrised siblings follows.
+# parametrised siblings follows, and of files marked `memory_suffices` only the tests that the mark names.
 # Python keeps its bytecode even where the environment forbids it: else each of the processes that tests and benches start,
 # some hundreds, would compile anabranch and the packages that it imports again.
 test test-containers faults bench bench-bounded bench-peers: export PYTHONDONTWRITEBYTECODE =

@@ -7,7 +7,8 @@ container where a Docker engine answers and has the image already, else embedded
 image. The processes of pytest-xdist share one broker.
 
 `ANABRANCH_TEST_AFTER_MEMORY=1` says that the tests of agents have passed in memory: it leaves out those of them that
-use no broker, and all but the first of the siblings that `parametrize` makes of one function.
+use no broker, all but the first of the siblings that `parametrize` makes of one function, and those of files marked
+`memory_suffices`, but for the tests that the mark names.
 """
 
 from __future__ import annotations
@@ -60,14 +61,22 @@ for name in (
 os.environ.setdefault("SSL_CERT_FILE", os.devnull)
 
 # Brokers of tests live for seconds or minutes: without Java's second compiler they take half the processor time, and so
-# do those that commands start.
-os.environ["ANABRANCH_JAVA_OPTIONS"] = "-XX:TieredStopAtLevel=1"
+# do those that commands start. Options that are there already stand behind it, so they win.
+ONE_COMPILER = "-XX:TieredStopAtLevel=1"
+java_options = os.environ.get("ANABRANCH_JAVA_OPTIONS", "").split()
+if ONE_COMPILER not in java_options:
+    os.environ["ANABRANCH_JAVA_OPTIONS"] = " ".join([ONE_COMPILER, *java_options])
 
 ENGINE_S = 2
 DRAIN_S = 90.0
 
 # `pytest.mark.needs_real_kafka("reason")`
 NEEDS_REAL = "needs_real_kafka"
+
+# `pytestmark = pytest.mark.memory_suffices("test_a", …)` of a file of agents: it is about what the engine does with
+# records, and calls Kafka as the contract suite does, which holds Kafka in memory to the real one. The named tests
+# follow on the real Kafka all the same.
+SUFFICES = "memory_suffices"
 
 SERVERS = "anabranch_servers"  # attribute of pytest's configuration, and of what a process of pytest-xdist is given
 
@@ -131,6 +140,9 @@ def pytest_report_header() -> str:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", f"{NEEDS_REAL}(reason): skipped with Kafka in memory")
+    config.addinivalue_line(
+        "markers", f"{SUFFICES}(*others): after a run in memory, only these follow on the real Kafka"
+    )
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -158,7 +170,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if os.environ.get("ANABRANCH_TEST_AFTER_MEMORY"):
         covered = covered_in_memory(items)
         config.hook.pytest_deselected(items=covered)
-        items[:] = [item for item in items if item not in set(covered)]
+        left_out = set(covered)
+        items[:] = [item for item in items if item not in left_out]
     skip_what_needs_the_real_kafka(items)
 
 
@@ -169,10 +182,22 @@ def covered_in_memory(items: list[pytest.Item]) -> list[pytest.Item]:
     for item in items:
         if item.path.parent.name == "agents" and item.get_closest_marker(NEEDS_REAL) is None:
             function = item.nodeid.partition("[")[0]
-            if function in functions or "broker" not in getattr(item, "fixturenames", ()):
+            used = "broker" in getattr(item, "fixturenames", ())
+            if function in functions or not used or suffices_in_memory(item, function.rpartition("::")[2]):
                 covered.append(item)
             functions.add(function)
     return covered
+
+
+def suffices_in_memory(item: pytest.Item, function: str) -> bool:
+    """Whether its file says that a run on Kafka in memory tells as much."""
+    mark = item.get_closest_marker(SUFFICES)
+    if mark is None:
+        return False
+    missing = [name for name in mark.args if not hasattr(getattr(item, "module", None), name)]
+    if missing:
+        raise pytest.UsageError(f"{item.path}: {SUFFICES} names tests that are not in the file: {missing}")
+    return function not in mark.args
 
 
 def skip_what_needs_the_real_kafka(items: list[pytest.Item]) -> None:

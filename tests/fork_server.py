@@ -59,10 +59,10 @@ os._exit(code)
 """
 
 # Stands for the interpreter in a fork: `python -m anabranch …` is another fork, anything else, and a command with
-# a hash seed of its own, a real interpreter.
+# another hash seed than the server's, a real interpreter.
 _INTERPRETER = """#!{python} -IS
 import os, sys
-if sys.argv[1:3] != ["-m", "anabranch"] or "PYTHONHASHSEED" in os.environ:
+if sys.argv[1:3] != ["-m", "anabranch"] or os.environ.get("PYTHONHASHSEED", {seed!r}) != {seed!r}:
     os.execv({executable!r}, [{executable!r}, *sys.argv[1:]])
 del sys.argv[1:3]
 """
@@ -81,10 +81,11 @@ class ForkServer:
         self.program = Path(self._folder.name) / "bin" / "anabranch"
         interpreter = Path(self._folder.name) / "python"  # not in a folder of the commands' PATH
         python = Path(sys.executable).resolve()
+        seed = os.environ.get("PYTHONHASHSEED")
         command = _COMMAND.format(python=python, path=self._path)
         texts = {
             self.program: command,
-            interpreter: _INTERPRETER.format(python=python, executable=sys.executable) + command,
+            interpreter: _INTERPRETER.format(python=python, executable=sys.executable, seed=seed) + command,
         }
         self.program.parent.mkdir()
         for program, text in texts.items():

@@ -29,7 +29,7 @@ else:
     os.environ["CHILD"] = str(int(signal.SIGKILL))
     found += [code("-m", "anabranch", "-A", "parent", "describe"), code("-c", "raise SystemExit(7)", "-m", "anabranch")]
     del os.environ["CHILD"]
-    os.environ |= {"PYTHONHASHSEED": "7", "PARENT": str(os.getpid())}
+    os.environ |= {"PYTHONHASHSEED": "4294967295", "PARENT": str(os.getpid())}
     found += [code("-m", "anabranch", "-A", "seeded", "describe")]
     print("codes", found, file=sys.stderr)
 """

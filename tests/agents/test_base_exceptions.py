@@ -21,6 +21,10 @@ from anabranch.agents.web.health import not_ready
 from anabranch.topics.errors import Stop
 from polars.exceptions import PanicException
 
+pytestmark = pytest.mark.memory_suffices(
+    "test_a_panic_stops_the_worker_where_the_policy_says_so_and_commits_nothing_of_it",
+)
+
 AT = 3
 VALUES = list(range(10))
 GOOD = sum(VALUES) - AT

@@ -5,6 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections import defaultdict
 
+import pytest
+
+pytestmark = pytest.mark.memory_suffices(
+    "test_agents_of_one_topic_keep_their_own_progress_over_a_restart",
+)
+
 # Several agents, several instances ------------------------------------------------------------------------------------
 
 

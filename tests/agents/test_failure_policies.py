@@ -10,6 +10,10 @@ from anabranch.agents.runtime import runtime_of
 from anabranch.topics.errors import Stop
 from failing_records import BAD, Boom, good_sum, with_bad
 
+pytestmark = pytest.mark.memory_suffices(
+    "test_fail_stops_the_worker_at_the_record_and_commits_nothing_after_it",
+)
+
 
 async def test_skip_leaves_the_record_out_and_counts_it(lab, table_of) -> None:
     topic, app = lab.topic(), lab.app(lab.fresh("app"))

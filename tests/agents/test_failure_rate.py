@@ -15,6 +15,10 @@ from anabranch.topics.errors import Stop
 from anabranch.topics.packed import pack
 from failing_records import Boom
 
+pytestmark = pytest.mark.memory_suffices(
+    "test_one_agent_that_loses_all_stops_the_worker_and_is_named",
+)
+
 
 def note(flood: FailureRate, now_s: float, handled: int, failed: int) -> None:
     flood.note(now_s, {"total": EpochCounts(handled, failed)})

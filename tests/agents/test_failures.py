@@ -13,6 +13,12 @@ import pytest
 from anabranch.agents.runtime import runtime_of
 from failing_records import BAD, Boom, good_sum, with_bad
 
+pytestmark = pytest.mark.memory_suffices(
+    "test_a_record_that_raises_becomes_a_dead_letter_that_says_why_and_where_from",
+    "test_what_a_failing_record_did_is_undone_and_the_others_count_once",
+    "test_a_value_that_cannot_be_encoded_goes_to_the_policy_of_its_record",
+)
+
 LONG_AGO_MS = 1_357_016_400_123
 
 

@@ -29,6 +29,11 @@ from anabranch.topics.topic_partition import TopicPartition
 from hypothesis import given
 from hypothesis import strategies as st
 
+pytestmark = pytest.mark.memory_suffices(
+    "test_flows_end_in_tables_and_topics_that_hold_what_python_says",
+    "test_a_worker_killed_while_batches_wait_counts_them_once",
+)
+
 
 class Sale(msgspec.Struct):
     item: str

@@ -15,6 +15,11 @@ from anabranch.agents.web.metrics import histogram
 from anabranch.topics.errors import Usage
 from prometheus_client.parser import text_string_to_metric_families
 
+pytestmark = pytest.mark.memory_suffices(
+    "test_figures_agree_with_what_happened",
+    "test_a_worker_without_partitions_is_ready_and_one_without_a_turn_is_not",
+)
+
 
 async def get(app: Any, path: str) -> tuple[int, str]:
     url = f"http://127.0.0.1:{app.conf.web_port}{path}"

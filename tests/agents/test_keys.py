@@ -25,6 +25,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from yarl import URL
 
+pytestmark = pytest.mark.memory_suffices(
+    "test_equal_keys_meet_in_one_partition_in_flows_group_by_and_over_http",
+)
+
 PARTITIONS = 4
 
 NUMBERS = st.one_of(

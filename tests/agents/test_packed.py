@@ -18,6 +18,11 @@ from anabranch.agents.engine.settings import EngineSettings
 from anabranch.agents.runtime import runtime_of
 from anabranch.topics.packed import pack
 
+pytestmark = pytest.mark.memory_suffices(
+    "test_however_an_agent_iterates_a_bad_row_goes_alone_and_all_others_count_once",
+    "test_a_worker_killed_in_the_middle_of_a_packed_batch_counts_it_once",
+)
+
 BAD = -1
 
 

@@ -11,6 +11,10 @@ from anabranch.agents.engine.settings import EngineSettings, PackedLimits
 from anabranch.agents.runtime import runtime_of
 from anabranch.topics.packed import CONTENT_TYPE, pack
 
+pytestmark = pytest.mark.memory_suffices(
+    "test_settings_of_the_app_raise_what_it_takes",
+)
+
 ABOUT = {b"anabranch.packed": b"1", b"anabranch.value": b"json"}
 ROWS = 3
 

@@ -15,6 +15,10 @@ from anabranch.topics.output import Output
 from anabranch.topics.packed import Packed, PackedLimits, is_packed
 from anabranch.topics.partitioners import HashPartitioner, RangePartitioner
 
+pytestmark = pytest.mark.memory_suffices(
+    "test_sums_of_many_keys_travel_packed_and_those_of_few_as_records",
+)
+
 PARTITIONS = 3
 
 

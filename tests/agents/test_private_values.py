@@ -9,6 +9,10 @@ from typing import Any
 
 import pytest
 
+pytestmark = pytest.mark.memory_suffices(
+    "test_an_agent_cannot_see_where_commits_fall",
+)
+
 
 def aliases(t: Any, _other: Any, _held: dict[str, Any], n: int) -> None:
     if n == 0:

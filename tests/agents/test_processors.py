@@ -10,6 +10,10 @@ from anabranch import App
 from anabranch.agents.runtime import runtime_of
 from anabranch.topics.errors import Stop, Usage
 
+pytestmark = pytest.mark.memory_suffices(
+    "test_a_record_goes_on_with_its_own_bytes_behind_filters_and_processed_behind_others",
+)
+
 
 async def test_what_is_filtered_before_group_by_does_not_go_on_and_makes_no_dead_letters(lab: Any, drain: Any) -> None:
     #  0 … 29 ──filter: even──▶ group_by (cannot tell the key of an odd one) ──filter: not 4──▶ agent

@@ -27,6 +27,14 @@ from anabranch.topics.producer import TransactionalProducer
 from anabranch.topics.topic_partition import TopicPartition
 from failing_records import Boom
 
+pytestmark = pytest.mark.memory_suffices(
+    "test_a_record_that_fails_again_names_its_first_source_and_comes_again_once",
+    "test_partitions_and_partitioner_of_a_retry_topic_are_those_of_its_source",
+    "test_an_app_that_begins_at_the_end_of_its_topics_reads_its_letters_all_the_same",
+    "test_by_kip_848_a_retry_topic_is_no_reason_to_fear_for_the_tables",
+    "test_killed_in_the_middle_each_agent_gets_the_rest_once",
+)
+
 
 @pytest.fixture(autouse=True)
 def often(monkeypatch: pytest.MonkeyPatch) -> None:

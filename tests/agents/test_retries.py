@@ -13,6 +13,11 @@ from anabranch.agents.runtime import runtime_of
 from anabranch.topics.errors import BadRecord, Stop
 from anabranch.topics.topic_partition import TopicPartition
 
+pytestmark = pytest.mark.memory_suffices(
+    "test_a_record_is_tried_so_often_and_given_up_then",
+    "test_a_partition_that_goes_away_while_its_record_waits_is_the_other_workers",
+)
+
 # A wait that no test sits out: what is seen before it ends did not wait for it.
 FOR_LONG = Retry(times=9, first_s=600.0, most_s=600.0)
 AT_ONCE = Retry(times=2, first_s=0.001, most_s=0.001)

@@ -10,6 +10,10 @@ import pytest
 from anabranch import App
 from anabranch.topics.errors import Usage
 
+pytestmark = pytest.mark.memory_suffices(
+    "test_sets_are_committed_once_undone_with_a_record_and_there_after_a_restart",
+)
+
 
 def program(lab: Any, name: str, topic: str, **options: Any) -> App:
     """Who has seen what: records are `[user, method, page]`; a page "bad" fails after it was written."""

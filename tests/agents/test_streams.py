@@ -15,6 +15,13 @@ from anabranch.agents.runtime import runtime_of
 from anabranch.topics.admin import TopicSpec
 from anabranch.topics.errors import Usage
 
+pytestmark = pytest.mark.memory_suffices(
+    "test_key_headers_and_timestamp_of_a_record_are_there_for_who_asks",
+    "test_what_is_handed_on_keeps_key_headers_and_timestamp",
+    "test_a_bounded_run_never_writes_to_the_topics_of_the_live_app",
+    "test_totals_of_repartitioned_streams_are_right_after_a_restart",
+)
+
 LONG_AGO_MS = 1_357_016_400_123
 HEADERS = [("trace", b"\x00\xff"), ("trace", b"again"), ("empty", b""), ("null", None)]
 

@@ -5,7 +5,12 @@ from __future__ import annotations
 import zlib
 from collections import defaultdict
 
+import pytest
 from anabranch.agents.runtime import runtime_of
+
+pytestmark = pytest.mark.memory_suffices(
+    "test_what_take_holds_back_is_not_committed_and_comes_again_after_a_crash",
+)
 
 LONG_AGO_MS = 1_357_016_400_123
 

@@ -21,6 +21,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from table_partitions import close, open_at
 
+pytestmark = pytest.mark.memory_suffices(
+    "test_keys_expire_by_the_times_of_records_over_restarts",
+)
+
 TTL = 10
 KEYS = ["a", "b", "c", 7]
 OPS = ["read", "write", "change", "look", "delete", "pop", "ask", "all", "setdefault", "nothing"]

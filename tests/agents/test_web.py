@@ -10,6 +10,10 @@ import faust
 import msgspec
 import pytest
 
+pytestmark = pytest.mark.memory_suffices(
+    "test_tables_can_be_listed_looked_into_and_asked_for_a_key",
+)
+
 
 class Withdrawal(faust.Record, serializer="json"):
     user: str

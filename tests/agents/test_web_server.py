@@ -29,6 +29,11 @@ from anabranch.topics.topic_partition import TopicPartition
 from multidict import CIMultiDict
 from yarl import URL
 
+pytestmark = pytest.mark.memory_suffices(
+    "test_a_table_is_shown_within_a_bound_and_any_text_may_be_a_key",
+    "test_an_announcement_counts_if_the_group_has_such_a_member",
+)
+
 
 @pytest.fixture
 def app(lab, free_port) -> Any:

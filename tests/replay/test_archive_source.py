@@ -171,6 +171,7 @@ def test_what_goes_back_is_what_was_there(
     assert f"topic {topic} has grown by " in told
 
 
+@pytest.mark.needs_real_kafka("processes of their own write to it")
 @pytest.mark.parametrize("kind", ["archive", "topic"])
 def test_killed_again_and_again_each_record_goes_back_once(
     broker: Cluster, fresh: Fresh, drain: Drain, fill: Callable[..., str], tmp_path: Path, kind: str

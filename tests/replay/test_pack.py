@@ -145,6 +145,7 @@ def test_a_difference_is_shown_with_its_row(
     ]
 
 
+@pytest.mark.needs_real_kafka("processes of their own write to it")
 def test_killed_again_and_again_every_row_is_there_once(
     broker: Cluster, fresh: Fresh, drain: Drain, tmp_path: Path
 ) -> None:

@@ -180,6 +180,7 @@ def test_a_topic_that_was_made_anew_is_noticed(broker: Cluster, fresh: Fresh, tm
         Player(broker, history, topic).play()
 
 
+@pytest.mark.needs_real_kafka("processes of their own write to it")
 def test_killed_again_and_again_every_line_is_there_once(
     broker: Cluster, fresh: Fresh, drain: Drain, tmp_path: Path
 ) -> None:
