@@ -19,6 +19,7 @@ import faust
 from mode import shortlabel
 from mode.utils.objects import cached_property
 
+from ..topics.durations import Duration, interval_s
 from ..topics.errors import Usage
 from ..topics.partitioner_registry import PartitionerRegistry
 from ..topics.partitioners import RangePartitioner
@@ -34,7 +35,6 @@ from .declarations import (
     AppOptions,
     AsyncFunction,
     PageDeclaration,
-    Seconds,
     SetTableDeclaration,
     StreamDeclaration,
     TableDeclaration,
@@ -66,7 +66,6 @@ if TYPE_CHECKING:
     from faust.types import ProducerT
     from faust.types.web import Web
 
-    from ..topics.durations import Duration
     from .event_time.windows import Windows
     from .tables.agent_window_table import CloseCallback
     from .tables.table import Table
@@ -440,20 +439,21 @@ class App(faust.App):
 
     def timer(
         self,
-        interval: Seconds,
+        interval: Duration,
         on_leader: bool = False,
         traced: bool = True,
         name: str | None = None,
         max_drift_correction: float = 0.1,
     ) -> Callable[[AsyncFunction], AsyncFunction]:
-        """Make a decorator for functions that run every `interval` seconds; one that fails ends the worker."""
+        """Make a decorator for functions that run every `interval`, such as `5m`; one that fails ends the worker."""
+        interval = interval_s(interval, "timer: interval")
         return called("timer", super().timer(interval, on_leader, traced, name, max_drift_correction))
 
     def itertimer(
-        self, interval: Seconds, *, clock: Callable[[], float] | None = None, **options: Any
+        self, interval: Duration, *, clock: Callable[[], float] | None = None, **options: Any
     ) -> AsyncIterator[float]:
-        """Yield every `interval` seconds, by the clock of this project."""
-        return super().itertimer(interval, clock=clock or now_s, **options)
+        """Yield every `interval`, by the clock of this project."""
+        return super().itertimer(interval_s(interval, "itertimer: interval"), clock=clock or now_s, **options)
 
     def crontab(
         self, cron_format: str, *, timezone: tzinfo | None = None, on_leader: bool = False, traced: bool = True
@@ -463,9 +463,8 @@ class App(faust.App):
         def decorate(fun: Any) -> Any:
             @wraps(fun)
             async def run(*args: Any) -> None:
-                zone = self.conf.timezone if timezone is None else timezone
                 while not self.should_stop:
-                    await self.sleep(background_tasks.seconds_until(cron_format, zone))
+                    await self.sleep(background_tasks.seconds_until(cron_format, timezone or self.conf.timezone))
                     if not self.should_stop and (not on_leader or self.is_leader()):
                         with self.trace(shortlabel(fun), trace_enabled=traced):
                             await fun(*args)

@@ -192,7 +192,7 @@ class TopicOptions(TypedDict, total=False):
     """
 
     partitions: int | None
-    retention: Seconds | None
+    retention: Duration | None
     compacting: bool | None
     deleting: bool | None
     replicas: int | None
@@ -275,7 +275,7 @@ class TableOptions(TypedDict, total=False):
     help: str | None
     extra_topic_configs: Mapping[str, str | int | float | bool] | None
     store: _Url | None
-    ttl: Seconds | None
+    ttl: Duration | None
     local: bool
     private: Collection[str]
     on_window_close: Callable[[Any, Any], object] | None

@@ -19,11 +19,11 @@ from typing import TYPE_CHECKING, Any, NoReturn, cast
 import faust
 from faust.exceptions import Skip
 from faust.streams import _current_event  # pyright: ignore[reportPrivateUsage]
-from mode import want_seconds
 from mode.utils.futures import maybe_async
 from typing_extensions import TypeVar
 
 from ..topics import clock
+from ..topics.durations import interval_s
 from ..topics.errors import Usage
 from ..topics.packed import Package
 from ..topics.topic_partition import TopicPartition
@@ -44,8 +44,8 @@ if TYPE_CHECKING:
     from faust.types import ChannelT
     from faust.types.models import FieldDescriptorT
 
+    from ..topics.durations import Duration
     from ..topics.message import Message
-    from .declarations import Seconds
     from .engine.agent_context import AgentContext
     from .topic import Topic
 
@@ -66,7 +66,7 @@ def refuse_noack(stream: Stream) -> NoReturn:
     raise _no_manual_acks("noack()")
 
 
-def refuse_noack_take(stream: Stream, max_: int, within: Seconds | None = None) -> NoReturn:
+def refuse_noack_take(stream: Stream, max_: int, within: Duration | None = None) -> NoReturn:
     """Refuse manual acknowledgement; see `refuse_noack`."""
     raise _no_manual_acks("noack_take()")
 
@@ -328,7 +328,7 @@ class Stream(faust.Stream[V_co]):
 
     # Taking several records at a time -----------------------------------------------------------------------------
 
-    async def take(self, max_: int, within: Seconds | None = None) -> AsyncIterator[list[V_co]]:
+    async def take(self, max_: int, within: Duration | None = None) -> AsyncIterator[list[V_co]]:
         """Iterate over lists of up to `max_` values of one partition.
 
         A bounded run yields the rest at the end of history. Values that are held back count as not handled: after a
@@ -342,13 +342,13 @@ class Stream(faust.Stream[V_co]):
         async for taken in _groups(self, max_, within):
             yield [value for _, value in taken]
 
-    async def take_events(self, max_: int, within: Seconds | None = None) -> AsyncIterator[list[Event[V_co]]]:
+    async def take_events(self, max_: int, within: Duration | None = None) -> AsyncIterator[list[Event[V_co]]]:
         """Iterate over lists of events; see `take`."""
         async for taken in _groups(self, max_, within):
             yield [to_event(self.app, self.topic, message, value) for message, value in taken]
 
     async def take_with_timestamp(
-        self, max_: int, within: Seconds | None, timestamp_field_name: str
+        self, max_: int, within: Duration | None, timestamp_field_name: str
     ) -> AsyncIterator[list[V_co]]:
         """Iterate as `take`; values that are dicts get the record's timestamp in seconds in a field."""
         async for taken in _groups(self, max_, within):
@@ -510,10 +510,12 @@ def _repartition_topic(stream: Stream[Any], name: str, partitions: int | None) -
     return made
 
 
-async def _groups(stream: Stream[Any], max_: int, within: Seconds | None) -> AsyncIterator[Group]:
+async def _groups(stream: Stream[Any], max_: int, within: Duration | None) -> AsyncIterator[Group]:
     refuse_waiting(stream, "take(…)")
     loop = await stream.begin(grouped=True)
-    held = loop.held = TakeBuffer(stream.queue, max_, want_seconds(within) if within else None, clock.now_s)
+    held = loop.held = TakeBuffer(
+        stream.queue, max_, interval_s(within, "take: within") if within else None, clock.now_s
+    )
     while True:
         stream.turn_to(loop)
         batch = await stream.next_batch(held.wait_s)

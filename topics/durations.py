@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from datetime import timedelta
 
 from .errors import Usage
 
-__all__ = ["Duration", "duration_ms", "duration_s", "duration_text"]
+__all__ = ["Duration", "duration_ms", "duration_s", "duration_text", "interval_s"]
 
 Duration = float | timedelta | str
 """Seconds, a `timedelta`, or text such as `90s`, `1h`, `2d`, `1h30m`, `250ms`."""
@@ -62,6 +63,31 @@ def duration_ms(duration: Duration, what: str, *, zero: bool = True) -> int:
             f"{what}={duration!r}: expected a {least}number of whole milliseconds", hint="for example 30s or 1h"
         )
     return ms
+
+
+def interval_s(interval: Duration, what: str) -> float:
+    """Return a duration that Faust takes, too, in seconds; text may also be a number of seconds, as it is there.
+
+    Faust's rates, such as `6/m`, are refused: as a duration, Faust takes this one for a tenth of a second.
+
+    Args:
+        what: names the duration in errors, such as `within`.
+
+    Raises:
+        Usage: it is no duration, negative or infinite.
+
+    >>> interval_s("5m", "within"), interval_s("5", "within"), interval_s(timedelta(hours=1), "ttl")
+    (300.0, 5.0, 3600.0)
+    """
+    seconds = float("nan")
+    with suppress(TypeError, ValueError, Usage):
+        seconds = interval.total_seconds() if isinstance(interval, timedelta) else float(interval)
+    if seconds != seconds and isinstance(interval, str):
+        with suppress(Usage):
+            seconds = duration_s(interval)
+    if not 0 <= seconds < float("inf"):
+        raise Usage(f"{what}={interval!r} is no duration", hint='for example 60, "90s", "1h30m", or a timedelta')
+    return seconds
 
 
 def duration_text(ms: int) -> str:

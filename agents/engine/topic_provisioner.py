@@ -9,10 +9,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from functools import partial
 
-from mode import want_seconds
-
 from ...topics.admin import Admin, TopicSpec, is_topic_name
 from ...topics.dead_letter import HEADROOM_BYTES, LATE_SUFFIX, dead_letter_topic
+from ...topics.durations import interval_s
 from ...topics.errors import BadRecord, Stop, Usage, is_refusal, kafka_cause
 from ...topics.partitioner_registry import PartitionerRegistry
 from ...topics.partitioners import RangePartitioner
@@ -275,5 +274,7 @@ def _config_of(topic: DeclaredTopic) -> dict[str, str]:
     if topic.compacting:
         config["cleanup.policy"] = "compact,delete" if topic.deleting else "compact"
     if topic.retention is not None:
-        config["retention.ms"] = str(int(want_seconds(topic.retention) * 1000))
+        config["retention.ms"] = str(
+            int(interval_s(topic.retention, f"topic {topic.get_topic_name()}: retention") * 1000)
+        )
     return config

@@ -30,8 +30,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, cast
 
-from mode import want_seconds
-
+from ...topics.durations import interval_s
 from ...topics.errors import BadRecord, Usage
 from .absent import ABSENT, Absent
 from .global_table import GlobalTable
@@ -207,7 +206,7 @@ def new_table(name: str, ttl: Any, clock: Callable[[], int], *, is_global: bool 
         return GlobalTable(name, **options)
     if ttl is None:
         return Table(name, **options)
-    ttl_ms = round(want_seconds(ttl) * 1000)
+    ttl_ms = round(interval_s(ttl, f"table {name}: ttl") * 1000)
     if ttl_ms <= 0:
-        raise Usage(f"table {name}: ttl={ttl!r}", hint="give a positive number of seconds, or a timedelta")
+        raise Usage(f"table {name}: ttl={ttl!r}", hint="for example 60, 90s, 1h30m, or a timedelta")
     return TtlTable(name, ttl_ms=ttl_ms, clock=clock, **options)

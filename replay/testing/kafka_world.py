@@ -22,7 +22,7 @@ from ...agents.engine.settings import EngineSettings
 from ...agents.runtime import runtime_of
 from ...agents.topic import HeadersGiven, Topic
 from ...topics import clock
-from ...topics.admin import Admin, TopicSpec
+from ...topics.admin import Admin
 from ...topics.cluster import Cluster
 from ...topics.dead_letter import dead_letter_topic
 from ...topics.errors import Usage
@@ -36,7 +36,7 @@ from .duration import Duration, Time, seconds_of
 from .record_sender import RecordSender
 from .thread_worker import ThreadWorker
 from .topic_content import RejectedRecord, TopicContent, content_of, dead_letters_of
-from .world_names import agent_of, declared_topic
+from .world_names import agent_of, declared_topic, topics_to_create
 from .world_tables import merged_table
 
 __all__ = ["KafkaWorld"]
@@ -78,8 +78,8 @@ class KafkaWorld:
                 loaded = [source.load() for _ in range(workers)]
             self.app, self.module = loaded[0].app, loaded[0].module
             self._check_names(program)
-            for topic, number in partitions.items() if isinstance(partitions, Mapping) else ():
-                self.admin.create([TopicSpec(self._name(topic), number)])
+            for spec, _ in topics_to_create(self.app, partitions, resolve=self._name):
+                self.admin.create([spec])
             for number, one in enumerate(loaded):
                 runtime = runtime_of(one.app)
                 runtime.cluster = cluster

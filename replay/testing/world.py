@@ -16,12 +16,16 @@ Event time and processing time are independent: `at` gives a record's time, `adv
 
 from __future__ import annotations
 
-import shutil
+import atexit
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
+from functools import partial
 from pathlib import Path
+from threading import get_ident
 from types import ModuleType, TracebackType
 from typing import TYPE_CHECKING, Any, Self, Unpack, cast
+from weakref import WeakSet
 
 from ...agents.app import App
 from ...agents.runtime import runtime_of
@@ -34,11 +38,11 @@ from .environment import Environment
 from .own_clients import own_clients_noticed
 from .record_sender import RecordSender
 from .stillness import Stillness
-from .temporary_folder import temporary_folder
+from .temporary_folder import WorkerFolders
 from .topic_content import RejectedRecord, TopicContent, content_of, dead_letters_of
 from .virtual_clock import START
 from .worker_life import WorkerLife
-from .world_names import agent_of, check_partitions, declared_topic
+from .world_names import agent_of, check_partitions, declared_topic, topics_to_create
 from .world_questions import WebAnswer, ask_agent, ask_web
 from .world_replay import ReplayOptions, play
 from .world_run import WorldRun, run_bounded
@@ -73,7 +77,8 @@ class World:
         environment: clock, event loop and Kafka of this world, for what the methods do not do.
 
     Raises:
-        Usage: the program is no app, or one that has run; or it cannot be loaded.
+        Usage: the program is no app, or one that has run; or it cannot be loaded; or one number of partitions is given,
+            and all topics of the app declare others.
     """
 
     def __init__(
@@ -91,48 +96,28 @@ class World:
         begin = time_ms_of(start)
         self.environment = Environment(start=datetime.fromtimestamp(begin / 1000, START.tzinfo), seed=seed)
         self._closed = False
+        self._thread = get_ident()
         self._runs = 0
-        self._partitions = partitions if isinstance(partitions, int) else None
-        self._folder: Path | None = None
+        # Nothing below refers to the world itself, so that one that is not closed is closed as soon as it is forgotten.
+        self._folders = WorkerFolders()
         self._workers: list[WorldWorker] = []
+        self._lives = partial(_lives, self._workers)
+        self._prepare = partial(_prepare, partitions if isinstance(partitions, int) else None)
         self._stillness = Stillness(self.environment, self._lives)
+        _open.add(self)
         try:
             with own_clients_noticed():
                 with self.environment.loading():
                     self._source = source = AppSource(program)
                 for index in range(workers):
-                    self._workers.append(WorldWorker(self.environment, source, index, self._folder_of, self._prepare))
-            for topic, number in partitions.items() if isinstance(partitions, Mapping) else ():
-                self.environment.kafka.create_topic(topic, number)
+                    self._workers.append(WorldWorker(self.environment, source, index, self._folders.of, self._prepare))
+            for spec, declared in topics_to_create(self.app, partitions):
+                self.environment.create_topic(spec, None if declared is None else declared.partitioner)
             with self.environment.entered():
                 self._sender = RecordSender(self.environment.kafka.cluster())
         except BaseException:
             self.close()
             raise
-
-    def _prepare(self, app: App) -> None:
-        if self._partitions is not None:
-            runtime_of(app).configure(topic_partitions=self._partitions)
-
-    @property
-    def _root(self) -> Path:
-        """The world's folder."""
-        if self._folder is None:
-            self._folder = temporary_folder()
-        return self._folder
-
-    def _folder_of(self, worker: int, keeps_identity: bool) -> Path:
-        folder = self._root / str(worker)
-        if not keeps_identity:
-            shutil.rmtree(folder, ignore_errors=True)
-        return folder
-
-    def _lives(self) -> Iterator[WorkerLife]:
-        """Yield the lives of workers that were started, and neither killed nor stopped; called often."""
-        for worker in self._workers:
-            life = worker.life
-            if life is not None and not life.killed and not (life.stopping and life.ended):
-                yield life
 
     # Workers --------------------------------------------------------------------------------------------------------
 
@@ -419,7 +404,7 @@ class World:
         return run_bounded(
             self.environment,
             self._source,
-            self._root / f"run-{self._runs}",
+            self._folders.root / f"run-{self._runs}",
             f"world{self._runs}",
             {topic: _specs(source) for topic, source in inputs.items()},
             options,
@@ -428,6 +413,12 @@ class World:
         )
 
     # The end --------------------------------------------------------------------------------------------------------
+
+    def __del__(self) -> None:
+        # Otherwise its coroutines are destroyed while they wait, and each logs an error.
+        if not getattr(self, "_closed", True) and self._thread == get_ident():
+            warnings.warn(f"unclosed {self!r}", ResourceWarning, source=self, stacklevel=2)
+            self.close()
 
     def _check_open(self) -> None:
         if self._closed:
@@ -441,8 +432,7 @@ class World:
         for worker in self._workers:
             worker.close()
         self.environment.close()
-        if self._folder is not None:
-            shutil.rmtree(self._folder, ignore_errors=True)
+        self._folders.remove()
 
     def __enter__(self) -> Self:
         return self
@@ -454,6 +444,28 @@ class World:
 
     def __repr__(self) -> str:
         return f"<world of {self.app.conf.id}, {'ended' if self._closed else self.now.isoformat()}>"
+
+
+_open: WeakSet[World] = WeakSet()
+
+
+@atexit.register
+def _close_all() -> None:
+    for world in list(_open):
+        world.close()
+
+
+def _prepare(partitions: int | None, app: App) -> None:
+    if partitions is not None:
+        runtime_of(app).configure(topic_partitions=partitions)
+
+
+def _lives(workers: Sequence[WorldWorker]) -> Iterator[WorkerLife]:
+    """Yield the lives of workers that were started, and neither killed nor stopped; called often."""
+    for worker in workers:
+        life = worker.life
+        if life is not None and not life.killed and not (life.stopping and life.ended):
+            yield life
 
 
 def _specs(source: Files) -> list[str]:

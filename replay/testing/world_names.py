@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
 from typing import Any, cast
 
 from ...agents.app import App
 from ...agents.runtime import runtime_of
 from ...agents.topic import Topic
+from ...topics.admin import TopicSpec
 from ...topics.errors import Usage
 from ...topics.keys import record_key
 from ...topics.serde import codec
 from ...topics.spelling import did_you_mean
 
-__all__ = ["agent_of", "check_name", "check_partitions", "declared_topic", "encoded", "encoded_key"]
+__all__ = [
+    "agent_of",
+    "check_name",
+    "check_partitions",
+    "declared_topic",
+    "encoded",
+    "encoded_key",
+    "topics_to_create",
+]
 
 
 def check_name(name: object, kind: str) -> None:
@@ -39,6 +49,33 @@ def check_partitions(partitions: int | Mapping[str, int] | None) -> None:
             raise Usage(f"{number!r} is no number of partitions", hint='partitions=4, or partitions={"orders": 4}')
         if number is not None and number < 1:
             raise Usage(f"a topic with {number} partitions", hint="a topic has at least one")
+
+
+def topics_to_create(
+    app: App, partitions: int | Mapping[str, int] | None, *, resolve: Callable[[str], str] = str
+) -> Iterator[tuple[TopicSpec, Topic | None]]:
+    """Yield the topics that a test gives a number of partitions by name, each with how the app declares it.
+
+    Args:
+        resolve: returns the name in Kafka of a topic of the program.
+
+    Raises:
+        Usage: one number is given, and all topics of the app declare others.
+    """
+    runtime = runtime_of(app)
+    if isinstance(partitions, int):
+        counts = {name: topic.partitions for name, topic in runtime.described.items() if not topic.has_prefix}
+        if counts and None not in counts.values() and partitions not in counts.values():
+            listed = ", ".join(f"{name} {count}" for name, count in counts.items())
+            raise Usage(
+                f"partitions={partitions} is for topics that declare no number, and all of the app do: {listed}",
+                hint=f"name the topic: partitions={{{next(iter(counts))!r}: {partitions}}}",
+            )
+    for topic, number in partitions.items() if isinstance(partitions, Mapping) else ():
+        name = resolve(topic)
+        declared = runtime.described.get(name)
+        spec = TopicSpec(name, number) if declared is None else runtime.provisioner.spec_of(declared, name)
+        yield replace(spec, partitions=number), declared
 
 
 def declared_topic(app: App, topic: str, stored: Iterable[str], *, name: str = "") -> Topic | None:

@@ -24,6 +24,11 @@ async def nothing(stream: Any) -> None:
         (lambda app: app.agent(app.topic("x"), sink="out")(nothing), r"sink=\[app.topic\('out'\)\]"),
         (lambda app: app.agent(app.topic("x"), sink=["out"])(nothing), r"sink=\[app.topic\('out'\)\]"),
         (lambda app: app.agent(app.topic("x"), sink=app.topic("out"))(nothing), "sinks are a list"),
+        (lambda app: app.timer("6/m"), "timer: interval='6/m' is no duration\n  hint: for example 60"),
+        (lambda app: app.timer(-1), "timer: interval=-1 is no duration"),
+        (lambda app: app.timer(float("nan")), "timer: interval=nan is no duration"),
+        (lambda app: app.timer(None), "timer: interval=None is no duration"),
+        (lambda app: app.Table("t", ttl="soon"), "table t: ttl='soon' is no duration"),
     ],
 )
 def test_it_is_refused_at_once(declare: Callable[[Any], object], said: str) -> None:
@@ -48,6 +53,40 @@ def test_sinks_that_can_be_iterated_once_only_get_what_the_agent_yields() -> Non
         assert [world.topic(name).values for name in ("out", "copy")] == [[1], [1]]
 
 
+def test_durations_are_text_where_faust_takes_seconds() -> None:
+    def made() -> App:
+        app = App("texts", topic_partitions=1)
+        lines = app.topic("lines", value_type=str, retention="1d")
+        groups, ticks = app.topic("groups"), app.topic("ticks")
+        seen = app.Table("seen", default=int, ttl="1h")
+
+        @app.timer("5m")
+        async def tick() -> None:
+            await ticks.send(value=1)
+
+        @app.agent(lines)
+        async def group(stream: Any) -> None:
+            async for several in stream.take(10, within="1m30s"):
+                seen["all"] += len(several)
+                await groups.send(value=several)
+
+        return app
+
+    with World(made) as world:
+        world.send("lines", "a", at="2026-01-01T00:00Z")
+        world.send("lines", "b", at="2026-01-01T00:01Z")
+        world.advance("1m")
+        assert world.topic("groups").values == []
+        world.advance("10m")
+        assert world.topic("groups").values == [["a", "b"]]
+        assert len(world.topic("ticks")) == 2
+        assert world.table("seen") == {"all": 2}
+        world.send("lines", "c", at="2026-01-01T02:00Z")
+        world.settle()
+        assert world.table("seen") == {"all": 1}
+        assert world.environment.kafka.topics["lines"].config.retention_ms == 86_400_000
+
+
 def declared() -> App:
     app = App("declared")
     app.agent(app.topic("orders", key_type=str, partitions=4), name="nothing")(nothing)
@@ -63,6 +102,7 @@ def declared() -> App:
         (lambda world: world.ask("nothin", 1), "did you mean nothing"),
         (lambda world: world.ask("x", 1), "it has: nothing"),
         (lambda _: World(declared, partitions={"orders": "4"}), "'4' is no number"),
+        (lambda _: World(declared, partitions=1), "all of the app do: orders 4\n  hint: .*partitions={'orders': 1}"),
     ],
 )
 def test_what_a_test_asks_wrongly_is_refused(ask: Callable[[Any], object], said: str) -> None:

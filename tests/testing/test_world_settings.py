@@ -140,3 +140,22 @@ def test_worlds_do_not_share_anything() -> None:
         assert second.table("totals") == {"ann": 1}
         first.advance("1h")
         assert (first.now - second.now).total_seconds() > 3500
+
+
+@pytest.mark.parametrize("partitions", [None, {"users": 2}])
+def test_topics_of_another_size_keep_what_the_app_declares(partitions: dict[str, int] | None) -> None:
+    def make() -> App:
+        app = App("users")
+        app.agent(app.topic("users", compacting=True, config={"max.message.bytes": "100"}), name="read")(read)
+        return app
+
+    async def read(stream: Stream[Any]) -> None:
+        async for _ in stream:
+            pass
+
+    with World(make, partitions=partitions) as world:
+        with pytest.raises(Usage, match="does not take the record"):
+            world.send("users", "without a key")
+        with pytest.raises(Usage, match="does not take the record"):
+            world.send("users", bytes(range(200)), key="ann")
+        assert len(world.environment.kafka.topics["users"].logs) == (2 if partitions else 4)
