@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from itertools import chain, repeat
 from typing import TYPE_CHECKING, cast
 
 from ...topics import clock
@@ -83,10 +84,14 @@ class WindowRepartition:
         declared, topic = self._declared, self.topic
         for of_pane in states.values() if declared is UNKNOWN else ():
             check_known(self.table, of_pane)
-        keys = [key for of_pane in states.values() for key in of_pane]
-        values = [(key, *pane, state) for pane, of_pane in states.items() for key, state in of_pane.items()]
-        encoded = topic.encoded(keys, values)
-        check_written(encoded[1], [value[3] for value in values], declared)
+        keys = list(chain.from_iterable(states.values()))
+        results = list(chain.from_iterable(map(dict.values, states.values())))
+        parts = (
+            zip(of_pane, repeat(start), repeat(end), of_pane.values(), strict=False)  # the bounds are repeated for ever
+            for (start, end), of_pane in states.items()
+        )
+        encoded = topic.encoded(keys, chain.from_iterable(parts))
+        check_written(encoded[1], results, declared)
         return partial_records(topic, *encoded, timestamp_ms)
 
     def _counts(self) -> tuple[int, int]:

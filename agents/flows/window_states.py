@@ -8,6 +8,7 @@ means for failures see `combiner.py`.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import repeat
 from typing import TYPE_CHECKING, Any, cast
 
 from ...topics.errors import Stop
@@ -166,7 +167,7 @@ class Joining:
         changes: dict[WindowKey, Any] = {}
         for span, of_window in self._by_window(states).items():
             start, end = span
-            of_span = [(key, start, end) for key in of_window]
+            of_span = list(zip(of_window, repeat(start), repeat(end)))
             known = [ABSENT] * len(of_span)  # nothing needs to be looked for where no window ends so
             if open_windows.has_any(end):
                 known = _read(partition, of_span, isolating=isolating)

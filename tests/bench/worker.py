@@ -12,7 +12,9 @@ import msgspec
 from anabranch import App, Tumbling
 from anabranch.agents.runtime import runtime_of
 from anabranch.agents.worker import run_worker
+from anabranch.topics.admin import Admin
 from anabranch.topics.cluster import Cluster
+from confluent_kafka import TopicPartition
 from records import PARTITIONS
 from run_outcome import Outcome
 
@@ -106,18 +108,20 @@ def by_user(table: dict[Any, int]) -> dict[str, int]:
     return totals
 
 
-def measure(app: App, topic: str, records: int, out: Path, total: int | None = None, *, packed: bool = False) -> None:
+def measure(
+    app: App, topic: str, records: int, out: Path, total: int | None = None, *, batches: int | None = None
+) -> None:
     """Run the worker until all records are committed, then stop it as SIGTERM would.
 
     Args:
         total: the sum of the table's values when all is done; None where the committed offsets say so.
-        packed: the records are rows of packed batches, so that offsets do not count them.
+        batches: how many packed batches hold the records; None: they are not packed.
     """
     watching: list[asyncio.Task[None]] = []
     begun_at, begun_cpu_s = time.time(), time.process_time()
 
     async def watch() -> None:
-        done_at = await until_committed(app, topic, 1 if packed else records)
+        done_at = await until_committed(app, topic, records if batches is None else batches)
         looks_s = 0.0
         if total is not None:
             done_at, looks_s = await until_total(app, total)
@@ -164,9 +168,14 @@ def main() -> None:
     if a.share:
         share(app, a.out)
     else:
-        measure(
-            app, a.topic, a.records, a.out, a.total if a.packed or a.style.endswith("key-by") else None, packed=a.packed
-        )
+        total = a.total if a.packed or a.style.endswith("key-by") else None
+        batches = None
+        if a.packed:
+            ends = Admin(Cluster.named(a.bootstrap_server)).ends(
+                [TopicPartition(a.topic, p) for p in range(PARTITIONS)]
+            )
+            batches = sum(ends.values())
+        measure(app, a.topic, a.records, a.out, total, batches=batches)
 
 
 if __name__ == "__main__":
