@@ -160,7 +160,7 @@ def pytest_configure_node(node: Any) -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_collection() -> Generator[None, object, object]:
-    """Spare each process of pytest-xdist a fifth of collecting: what is collected stays, so nobody looks for garbage in
+    """Spare each process of pytest-xdist a third of collecting: what is collected stays, so nobody looks for garbage in
     it, neither now nor during the tests."""
     gc.disable()
     try:
