@@ -7,11 +7,14 @@ renamed. An object store cannot rename; there the manifest is written last, and 
 from __future__ import annotations
 
 import shutil
+from collections.abc import Generator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import IO, Any, Protocol
 
 from ...topics.durable_files import sync_path
-from ...topics.errors import Stop, Usage
+from ...topics.errors import AnabranchError, Stop, Usage
+from ...topics.printable import without_passwords
 from ...topics.private_folder import private_folder
 from ..sources.files.file_system import is_remote
 
@@ -21,7 +24,7 @@ MANIFEST = "manifest.json"
 
 
 class BackupStorage(Protocol):
-    """Files of one backup."""
+    """Files of one backup. Each method raises Stop if a store behind an address cannot be reached or refuses."""
 
     def begin(self) -> None:
         """Prepare to write; called before the first file is created.
@@ -31,8 +34,8 @@ class BackupStorage(Protocol):
         """
         ...
 
-    def create(self, name: str) -> IO[bytes]:
-        """Create a file, for the caller to write and close."""
+    def create(self, name: str) -> AbstractContextManager[IO[bytes]]:
+        """Create a file, for the caller to write; it is closed at the end of the block."""
         ...
 
     def finish(self, manifest: bytes) -> None:
@@ -102,6 +105,20 @@ def _missing(location: object, name: str) -> Stop:
     return Stop(f"{location}: {name} is missing", hint="the backup is damaged: create another one")
 
 
+@contextmanager
+def _reached(address: str) -> Generator[None]:
+    """Name the address in the errors of its store, which raises types of its own."""
+    try:
+        yield
+    except AnabranchError:
+        raise
+    except Exception as exc:
+        raise Stop(
+            without_passwords(f"{address}: {type(exc).__name__}: {exc}"),
+            hint="check the address, and what it needs to sign in",
+        ) from exc
+
+
 class _Remote:
     def __init__(self, address: str) -> None:
         try:
@@ -112,29 +129,34 @@ class _Remote:
                 hint="pip install fsspec installs it",
             ) from None
         self._address = address
-        try:
-            found: Any = fsspec.core.url_to_fs(address)
-        except (ImportError, ValueError) as exc:
-            raise Usage(f"{address}: {exc}", hint="fsspec needs an additional package for some protocols") from None
+        with _reached(address):
+            try:
+                found: Any = fsspec.core.url_to_fs(address)
+            except (ImportError, ValueError) as exc:
+                raise Usage(f"{address}: {exc}", hint="fsspec needs an additional package for some protocols") from None
         self._files, self._root = found
 
     def _at(self, name: str) -> str:
         return f"{self._root.rstrip('/')}/{name}"
 
     def begin(self) -> None:
-        if self._files.exists(self._root) and self._files.find(self._root):
-            raise _not_empty(self._address)
-        self._files.makedirs(self._root, exist_ok=True)
+        with _reached(self._address):
+            if self._files.exists(self._root) and self._files.find(self._root):
+                raise _not_empty(self._address)
+            self._files.makedirs(self._root, exist_ok=True)
 
-    def create(self, name: str) -> IO[bytes]:
-        return self._files.open(self._at(name), "wb")
+    @contextmanager
+    def create(self, name: str) -> Generator[IO[bytes]]:
+        with _reached(self._address), self._files.open(self._at(name), "wb") as file:
+            yield file
 
     def finish(self, manifest: bytes) -> None:
         with self.create(MANIFEST) as file:
             file.write(manifest)
 
     def open(self, name: str) -> IO[bytes]:
-        try:
-            return self._files.open(self._at(name), "rb")
-        except FileNotFoundError as exc:
-            raise _missing(self._address, name) from exc
+        with _reached(self._address):
+            try:
+                return self._files.open(self._at(name), "rb")
+            except FileNotFoundError as exc:
+                raise _missing(self._address, name) from exc

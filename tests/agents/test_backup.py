@@ -260,6 +260,17 @@ async def test_a_backup_can_lie_where_fsspec_reaches(lab, fresh) -> None:
         open_backup_storage("nothing://here")
 
 
+@pytest.mark.parametrize("address", ["ftp://ann:secret@127.0.0.1:1/monday", "data://monday", "zip://a::/nowhere.zip"])
+def test_a_store_that_cannot_be_reached_or_written_to_is_named_in_one_sentence(address: str) -> None:
+    with pytest.raises(Stop) as refused:
+        storage = open_backup_storage(address)
+        storage.begin()
+        with storage.create("totals-0.gz") as file:
+            file.write(b"content")
+    assert address.partition(":")[0] in str(refused.value)
+    assert "secret" not in str(refused.value)
+
+
 async def test_on_a_new_cluster_the_own_topics_need_not_be_there_and_new_inputs_begin_where_asked(
     lab,
 ) -> None:
