@@ -216,23 +216,32 @@ class Combiner:
         Returns:
             None where the result might differ from that of `each_row`.
         """
+        try:
+            return self.piece_of(self.frame(batch), messages, own_keys)
+        except NotVectorizable:
+            return None
+
+    def piece_of(
+        self, frame: Frame, messages: Sequence[Message], own_keys: pyarrow.Array | None, panes: Panes | None = None
+    ) -> tuple[Piece, Failed]:
+        """Read the rows of a frame that are left, to be grouped later; for the arguments see `by_frame`.
+
+        Raises:
+            NotVectorizable: grouped with others, the result might differ from that of `each_row`.
+        """
         from .groups import Piece
 
         adds = self.how.adds()
         if adds is None:
-            return None
-        try:
-            keys, columns, live, failed = self._read(self.frame(batch), messages, own_keys)
-            return Piece.of(keys, columns, live, adds), failed
-        except NotVectorizable:
-            return None
+            raise NotVectorizable("an aggregate that needs all rows of a batch at once")
+        keys, columns, live, failed = self._read(frame, messages, own_keys)
+        return Piece.of(keys, columns, live, adds, panes), failed
 
     def grouped(self, pieces: Sequence[Piece]) -> States:
         """Reduce pieces that go with each other."""
-        from .groups import RowGroups, concatenated
+        from .groups import grouped_pieces
 
-        keys, columns, live = concatenated(pieces)
-        groups = RowGroups(keys, live, _no_elements)
+        groups, columns = grouped_pieces(pieces)
         return dict(zip(groups.keys, self.how.grouped(groups, columns), strict=True))
 
     def _read(
@@ -275,10 +284,6 @@ class Combiner:
                 raise NotVectorizable("a row set aside has no error")
             failed.extend((row, error) for _, error in failures)
         return failed
-
-
-def _no_elements(_: list[int]) -> list[object]:
-    raise AssertionError("reducers that need elements are never pending")
 
 
 class PendingResults:

@@ -20,7 +20,7 @@ from ..event_time.windows import Pane
 from .column_evaluation import Column, Mask, numbers
 from .expressions import NotVectorizable
 
-__all__ = ["Mask", "Panes", "Piece", "RowGroups", "concatenated"]
+__all__ = ["Mask", "Panes", "Piece", "RowGroups", "grouped_pieces"]
 
 T = TypeVar("T")
 
@@ -252,15 +252,24 @@ class Piece:
         columns: the columns to reduce; None where the element does not matter.
         largest: the greatest absolute value of the whole numbers that are added up.
         size_bytes: approximate memory.
+        panes: the panes of the rows; None: there are none.
     """
 
     keys: Column
     columns: Sequence[Column | None]
     largest: int
     size_bytes: int
+    panes: Panes | None = None
 
     @classmethod
-    def of(cls, keys: Column, columns: Sequence[Column | None], live: Mask, adds: Sequence[bool]) -> Piece:
+    def of(
+        cls,
+        keys: Column,
+        columns: Sequence[Column | None],
+        live: Mask,
+        adds: Sequence[bool],
+        panes: Panes | None = None,
+    ) -> Piece:
         """Make a piece of a batch's columns.
 
         Args:
@@ -275,6 +284,7 @@ class Piece:
         if not live.all():
             keys = keys.only(live)
             columns = [None if column is None else column.only(live) for column in columns]
+            panes = None if panes is None else Panes(panes.codes[live], panes.spans)
         rows, largest = len(keys), 0
         for column, added in zip(columns, adds, strict=True):
             if column is None:
@@ -288,7 +298,8 @@ class Piece:
                 largest = max(largest, -least, most)
         if largest * rows >= _INT64:
             raise NotVectorizable("sums beyond 64 bits")
-        return cls(keys, columns, largest, sum(_size_bytes(c) for c in (keys, *columns) if c is not None))
+        size_bytes = sum(_size_bytes(c) for c in (keys, *columns) if c is not None)
+        return cls(keys, columns, largest, size_bytes + (0 if panes is None else panes.codes.nbytes), panes)
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -305,14 +316,29 @@ class Piece:
         return self.kinds == others[0].kinds and largest * rows < _INT64
 
 
-def concatenated(pieces: Sequence[Piece]) -> tuple[Column, list[Column | None], Mask]:
-    """Return the keys, columns and flags of pieces that go with each other, as those of one batch."""
+def grouped_pieces(pieces: Sequence[Piece]) -> tuple[RowGroups, list[Column | None]]:
+    """Return the groups of the rows of pieces that go with each other, and their columns, as those of one batch."""
     keys = _concatenated([piece.keys for piece in pieces])
     columns = [
         None if parts[0] is None else _concatenated(cast("tuple[Column, ...]", parts))
         for parts in zip(*(piece.columns for piece in pieces), strict=True)
     ]
-    return keys, columns, np.ones(len(keys), bool)
+    panes = _concatenated_panes([piece.panes for piece in pieces if piece.panes is not None])
+    return RowGroups(keys, np.ones(len(keys), bool), _no_elements, panes), columns
+
+
+def _concatenated_panes(parts: list[Panes]) -> Panes | None:
+    if not parts:
+        return None
+    spans = sorted({span for part in parts for span in part.spans})
+    numbers = {span: number for number, span in enumerate(spans)}
+    return Panes(
+        np.concatenate([np.array([numbers[span] for span in part.spans])[part.codes] for part in parts]), spans
+    )
+
+
+def _no_elements(_: list[int]) -> list[object]:
+    raise AssertionError("reducers that need elements are never pending")
 
 
 def _concatenated(columns: Sequence[Column]) -> Column:

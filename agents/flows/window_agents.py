@@ -52,7 +52,7 @@ from .combiner import Combiner, columns_of, give_up
 from .expressions import NotVectorizable
 from .late_records import LateRecords
 from .operators import field_reader, is_columnar
-from .window_states import States, merge_panes
+from .window_states import States, WaitingRows, merge_panes
 
 if TYPE_CHECKING:
     from ...topics.message import Message
@@ -133,13 +133,16 @@ class Source:
         self._time, self._read = time, time.reader(lambda name: getter(name, fields))
         self._read_all = time.batch_reader(lambda name: getter(name, fields))
 
-    def judge(self, batch: QueuedBatch, states: States, closed_ms: int = NEVER_MS) -> Judged:
+    def judge(
+        self, batch: QueuedBatch, states: States, closed_ms: int = NEVER_MS, waiting: WaitingRows | None = None
+    ) -> Judged:
         """Process a batch.
 
         Args:
             states: receives the partial results of the records that are on time. Where a function raises, they hold a
                 part of the batch, and the epoch has to be rolled back.
             closed_ms: the watermark of the table's partition, where the source is the table's own partition.
+            waiting: rows that are reduced into `states` later; receives those that may be. None: no row may wait.
 
         Raises:
             Exception: whatever the flow's functions raise. While the stream isolates records, a record that makes them
@@ -154,8 +157,10 @@ class Source:
         if self._idleness is not None:
             self._idleness.wake(queue.at(at))
         if records.messages:
-            after = self._by_column(batch, states, channel.state, closed_ms) if own else None
+            after = self._by_column(batch, states, channel.state, closed_ms, waiting) if own else None
             if after is None:
+                if waiting is not None:
+                    waiting.reduce_into(states)  # they are in front of these
                 self._by_row(records, states, channel, move=own, closed_ms=closed_ms)
             else:
                 channel = after
@@ -188,7 +193,9 @@ class Source:
             repeats = idleness.repeats(queue, now_s)
             yield Resting(at, channel_name(self._name, at.partition), channel.time_ms, repeats)
 
-    def _by_column(self, batch: QueuedBatch, states: States, state: object, closed_ms: int) -> Channel | None:
+    def _by_column(
+        self, batch: QueuedBatch, states: States, state: object, closed_ms: int, waiting: WaitingRows | None
+    ) -> Channel | None:
         """Process a packed batch by column. Return the channel after it; None, and nothing has happened, where the
         result might differ from that of `_by_row`."""
         rows = columns_of(batch, self._combiner) if self._is_columnar and not self._stream.queue.isolating else None
@@ -207,15 +214,21 @@ class Source:
                 channel,
                 grace_ms=self._grace_ms,
                 closed_ms=closed_ms,
+                waits=waiting is not None,
             )
         except NotVectorizable:
-            return None
+            return None if waiting is None else self._by_column(batch, states, state, closed_ms, None)
         for row, error in done.untimed:
             self._stream.context.apply_policy(self._stream, rows[row], error, "time")
         give_up(self._stream, rows, done.failed)
         for number, pane, watermark_ms, reason in done.late:
             self._tell_late(rows[number], decode(rows[number].value()), pane, watermark_ms, reason)
-        merge_panes(states, done.states, self._combiner.how)
+        if isinstance(done.states, dict):
+            if waiting is not None:
+                waiting.reduce_into(states)
+            merge_panes(states, done.states, self._combiner.how)
+        elif waiting is not None:
+            waiting.add(done.states, states)
         return channel
 
     def _tell_late(self, message: Message, value: object, pane: Pane, watermark_ms: int, reason: str) -> None:

@@ -16,7 +16,7 @@ from ...topics.errors import Stop
 from ..event_time.channel import Channel, watermark
 from ..event_time.time_columns import Mask, Times, moments, panes_of, stream_times, whole_times
 from ..event_time.windows import Pane, Windows
-from .groups import Panes
+from .groups import Panes, Piece
 from .window_states import States
 
 if TYPE_CHECKING:
@@ -36,13 +36,13 @@ class ColumnResult:
     """The result of a batch: states, and the rows that are not in them.
 
     Attributes:
-        states: the partial results of the rows that are on time.
+        states: the partial results of the rows that are on time; where they wait, the rows themselves.
         untimed: the rows without a time, and their errors.
         failed: the rows at which a function of the flow failed.
         late: the late rows, in order; operators may still filter them out.
     """
 
-    states: States
+    states: States | Piece
     untimed: Failed
     failed: Failed
     late: list[Late]
@@ -58,12 +58,14 @@ def reduce_columns(
     *,
     grace_ms: int,
     closed_ms: int,
+    waits: bool = False,
 ) -> ColumnResult:
     """Judge and reduce the rows of a packed batch, and advance the channel.
 
     Args:
         read: returns the time of a row, or raises.
         closed_ms: windows that were complete before this are closed in the table.
+        waits: whether the rows are to be reduced later, together with those of other batches.
 
     Raises:
         NotVectorizable: the result might differ from that of row by row.
@@ -94,7 +96,11 @@ def reduce_columns(
         frame.live = frame.live & there
     if late:
         frame.live = frame.live & ~behind
-    states, failed = combiner.by_frame(frame, columns, rows, rows.key_column(), Panes(codes, spans))
+    panes = Panes(codes, spans)
+    if waits:
+        piece, failed = combiner.piece_of(frame, rows, rows.key_column(), panes)
+        return ColumnResult(piece, untimed, failed, late)
+    states, failed = combiner.by_frame(frame, columns, rows, rows.key_column(), panes)
     return ColumnResult(cast(States, states), untimed, failed, late)
 
 

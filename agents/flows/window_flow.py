@@ -220,9 +220,9 @@ class WindowedFlow:
                     continue
                 closer.begin(batch)
                 if batch.messages:
-                    state, states = joining.begin(batch)
-                    judged = source.judge(batch, states, state.watermark_ms)
-                    joining.end(batch, states)
+                    state, pending = joining.begin(batch)
+                    judged = source.judge(batch, pending.states, state.watermark_ms, pending.waiting)
+                    joining.end(batch, pending)
                     if judged.woke:
                         closer.wake(batch.at)
                     if judged.time_ms > NEVER_MS:
@@ -275,10 +275,10 @@ class WindowedFlow:
                 closer.begin(batch)
                 if batch.messages:
                     records, control = control_apart(stream, batch)
-                    state, states = joining.begin(batch)
+                    state, pending = joining.begin(batch)
                     if records.messages:
-                        merge_panes(states, joining.gather(records, late), how)
-                        joining.end(batch, states)
+                        merge_panes(pending.states, joining.gather(records, late), how)
+                        joining.end(batch, pending)
                     for record in control:
                         if record.kind == WATERMARK:
                             state.keeper.hear(record)

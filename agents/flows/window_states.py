@@ -28,15 +28,17 @@ if TYPE_CHECKING:
     from ..tables.open_partition import OpenPartition
     from ..tables.open_windows import WindowKey
     from ..tables.window_content import WindowContent
+    from .groups import Piece
     from .late_records import LateRecords
 
-__all__ = ["Joining", "PendingWindows", "States", "merge_panes"]
+__all__ = ["Joining", "PendingWindows", "States", "WaitingRows", "merge_panes"]
 
 States = dict[Pane, dict[object, object]]
 """Partial results of records: pane -> key -> state of the reducer."""
 
 # What may be pending in a partition; more is no faster.
 _MOST_PENDING = 100_000
+_MOST_WAITING_BYTES = 16_000_000
 
 
 def merge_panes(states: States, others: Mapping[Pane, dict[object, object]], how: Reducer) -> None:
@@ -57,20 +59,66 @@ def merge_panes(states: States, others: Mapping[Pane, dict[object, object]], how
                 raise PendingRefused("a function of the flow reads the flow's table")
 
 
-class PendingWindows:
-    """Partial results of one partition that are joined with the table together; see `OpenPartition.defer`.
+class WaitingRows:
+    """Rows of packed batches that are reduced together: a key that occurs in several batches is looked up once.
+
+    Args:
+        how: reduces them.
 
     Attributes:
-        states: the partial results.
+        first: the earliest pane of the rows; None if there are none.
     """
 
-    def __init__(self, joining: Joining, content: WindowContent) -> None:
+    def __init__(self, how: Reducer) -> None:
+        self._how = how
+        self._pieces: list[Piece] = []
+        self._size_bytes = 0
+        self.first: Pane | None = None
+
+    def add(self, piece: Piece, states: States) -> None:
+        """Add the rows of a batch. Where they do not go with the others, or would be too much, reduce those first."""
+        if not len(piece) or piece.panes is None:
+            return
+        if self._pieces and not (self._size_bytes < _MOST_WAITING_BYTES and piece.goes_with(self._pieces)):
+            self.reduce_into(states)
+        self._pieces.append(piece)
+        self._size_bytes += piece.size_bytes
+        codes, spans = piece.panes
+        first = spans[int(codes.min())]  # the earliest pane is the first
+        self.first = first if self.first is None else min(first, self.first)
+
+    def reduce_into(self, states: States) -> None:
+        """Reduce the rows into partial results of others before them."""
+        if not self._pieces:
+            return
+        from .groups import grouped_pieces
+
+        groups, columns = grouped_pieces(self._pieces)
+        reduced = groups.by_pane(self._how.grouped(groups, columns))
+        self._pieces, self._size_bytes, self.first = [], 0, None
+        merge_panes(states, reduced, self._how)
+
+
+class PendingWindows:
+    """What a partition of windows is joined with together; see `OpenPartition.defer`.
+
+    Attributes:
+        states: partial results.
+        waiting: rows that are behind them.
+    """
+
+    def __init__(self, joining: Joining, content: WindowContent, how: Reducer) -> None:
         self._joining, self._content = joining, content
-        self.states = States()
+        self.states, self.waiting = States(), WaitingRows(how)
 
     @property
     def is_full(self) -> bool:
         return sum(map(len, self.states.values())) > _MOST_PENDING
+
+    @property
+    def first(self) -> Pane | None:
+        """The earliest pane of what is pending; None if there is nothing."""
+        return min((*self.states, *([] if self.waiting.first is None else [self.waiting.first])), default=None)
 
     def apply_to(self, partition: OpenPartition) -> None:
         """Join the partial results with the partition.
@@ -78,7 +126,7 @@ class PendingWindows:
         Raises:
             PendingRefused: the table holds a value that cannot be joined; the epoch has to be rolled back.
         """
-        self._joining.apply(partition, self._content, self.states)
+        self._joining.apply(partition, self._content, self)
 
 
 class Joining:
@@ -94,30 +142,29 @@ class Joining:
         self._stream, self._table, self._how, self._closes = stream, table, how, closes
         self._windows = table.spec.windows
 
-    def begin(self, batch: QueuedBatch) -> tuple[WindowContent, States]:
-        """Begin with a batch: return the content of its partition, and the partial results to merge its own into."""
+    def begin(self, batch: QueuedBatch) -> tuple[WindowContent, PendingWindows]:
+        """Begin with a batch: return the content of its partition, and what its results and rows are added to."""
         partition, content = window_content(self._table)
         if self._stream.queue.isolating:
             self._table.opened_to_write()  # what was pending is not of the next record
         pending = cast("PendingWindows | None", partition.pending.get(batch.at.topic))
-        return content, States() if pending is None or pending.is_full else pending.states
+        return content, PendingWindows(self, content, self._how) if pending is None or pending.is_full else pending
 
-    def end(self, batch: QueuedBatch, states: States) -> None:
+    def end(self, batch: QueuedBatch, added: PendingWindows) -> None:
         """End a batch, whose results are merged into what `begin` has returned."""
-        if not states:
+        first = added.first
+        if first is None:
             return
         partition, content = window_content(self._table)
         isolating = self._stream.queue.isolating
         if isolating or self._windows.gap_ms is not None or self._table.uncommitted.tracking:
             partition = self._table.opened_to_write()
-            self._join(partition, content, states, isolating=isolating)
+            added.waiting.reduce_into(added.states)
+            self._join(partition, content, added.states, isolating=isolating)
             return
-        pending = cast("PendingWindows | None", partition.pending.get(batch.at.topic))
-        if pending is None or pending.states is not states:
-            pending = PendingWindows(self, content)
-            pending.states = states
-            partition.defer(batch.at.topic, pending)
-        content.open.expect(self._windows.horizon_ms(min(states)))  # earlier panes have earlier horizons
+        if partition.pending.get(batch.at.topic) is not added:
+            partition.defer(batch.at.topic, added)
+        content.open.expect(self._windows.horizon_ms(first))  # earlier panes have earlier horizons
 
     def gather(self, batch: QueuedBatch, late: LateRecords) -> States:
         """Return the partial results in records of a repartition topic, for windows that are open."""
@@ -139,9 +186,11 @@ class Joining:
             of_pane[key] = merge(of_pane[key], state) if key in of_pane else state
         return states
 
-    def apply(self, partition: OpenPartition, content: WindowContent, states: States) -> None:
-        """Join partial results that were pending with a partition, and forget them; see `PendingWindows`."""
+    def apply(self, partition: OpenPartition, content: WindowContent, pending: PendingWindows) -> None:
+        """Join what was pending with a partition, and forget it; see `PendingWindows`."""
+        states = pending.states
         try:
+            pending.waiting.reduce_into(states)
             self._join(partition, content, states, isolating=False)
             states.clear()  # a batch that is under way, whose functions have read the table, goes on with none
             if self._closes and len(partition.pending) == 1:  # other ones may have parts of the same windows

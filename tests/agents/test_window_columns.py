@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
+from copy import copy, deepcopy
 from operator import itemgetter
 from typing import Any, cast
 
@@ -22,7 +23,7 @@ from anabranch.agents.flows.combiner import Combiner, small_batches_by_column
 from anabranch.agents.flows.operators import Filter, Keying, Operator
 from anabranch.agents.flows.reducers import AggregateReducer, PairReducer, Reducer
 from anabranch.agents.flows.window_agents import Source
-from anabranch.agents.flows.window_states import States
+from anabranch.agents.flows.window_states import States, WaitingRows
 from anabranch.agents.tables.window_content import WindowSpec
 from anabranch.topics.packed import pack, rows_of
 from anabranch.topics.topic_partition import TopicPartition
@@ -221,6 +222,12 @@ def batches(draw: Any, times: Any) -> list[tuple[pa.RecordBatch, int]]:
     return made
 
 
+def snapshot(waiting: WaitingRows) -> WaitingRows:
+    made: Any = copy(waiting)  # `add` appends to its list
+    made._pieces = list(made._pieces)
+    return made
+
+
 def outcome(
     columnar: bool,
     made: list[Any],
@@ -231,8 +238,13 @@ def outcome(
     *,
     time: EventTime,
     grace_ms: int,
+    waits: bool = False,
 ) -> Any:
-    """Return what batches come to: states, letters, late rows, and stream time after each."""
+    """Return what batches come to: states, letters, late rows, and stream time after each.
+
+    Args:
+        waits: whether rows may wait for those of later batches, and states are those of all batches together.
+    """
     app = App("columns")
     topic: Any = app.topic("sales", value_type=declared)
     stream, late, found = Stream(topic), Late(), list[Any]()
@@ -250,24 +262,32 @@ def outcome(
         return done
 
     cast(Any, source)._by_column = counted
+    all_states, all_waiting = States(), WaitingRows(how)
     for offset, (batch, closed_ms) in enumerate(made):
         record = pack(batch, time="__time")
         rows: Any = rows_of("sales", 0, Plain(offset, None, record.value, record.headers))
         before = stream.queue.at(AT).channel_state
         counts = len(stream.context.letters), len(late.sent)
+        states, waiting = (deepcopy(all_states), snapshot(all_waiting)) if waits else (States(), None)
         try:
-            states = States()
-            source.judge(QueuedBatch(AT, rows, offset + 1), states, closed_ms)
+            source.judge(QueuedBatch(AT, rows, offset + 1), states, closed_ms, waiting)
         except Exception:
             # As the engine does: roll back, then record by record.
             stream.queue.at(AT).channel_state = before
             del stream.context.letters[counts[0] :], late.sent[counts[1] :]
-            states, stream.queue.isolating = States(), True
+            states, waiting = (deepcopy(all_states), snapshot(all_waiting)) if waits else (States(), None)
+            stream.queue.isolating = True
             for row in range(len(rows)):
-                source.judge(QueuedBatch(AT, rows[row : row + 1], offset + 1), states, closed_ms)
+                source.judge(QueuedBatch(AT, rows[row : row + 1], offset + 1), states, closed_ms, waiting)
             stream.queue.isolating = False
+        if waiting is not None:
+            all_states, all_waiting = states, waiting
+            if offset == len(made) - 1:
+                waiting.reduce_into(states)
         letters, lates = stream.context.letters, late.sent
-        flat = sorted((key, *pane, state) for pane, of_pane in states.items() for key, state in of_pane.items())
+        is_known = not waits or offset == len(made) - 1
+        reduced = states if is_known else States()
+        flat = sorted((key, *pane, state) for pane, of_pane in reduced.items() for key, state in of_pane.items())
         found.append((flat, sorted(letters), sorted(lates), stream.queue.at(AT).channel_state))
     return found, ways
 
@@ -282,6 +302,9 @@ def test_a_batch_comes_to_the_same_by_column(kind: str, time: str, declared: Any
     with small_batches_by_column():
         by_row, _ = outcome(False, made, declared, kind, how, steps, time=event_time, grace_ms=grace_ms)
         by_column, ways = outcome(True, made, declared, kind, how, steps, time=event_time, grace_ms=grace_ms)
+        one_by_one, _ = outcome(False, made, declared, kind, how, steps, time=event_time, grace_ms=grace_ms, waits=True)
+        together, _ = outcome(True, made, declared, kind, how, steps, time=event_time, grace_ms=grace_ms, waits=True)
     event("all by column" if not ways[False] else "some by row" if ways[True] else "all by row")
     event("late" if by_row[-1][2] else "none late")
     assert repr(by_column) == repr(by_row)
+    assert repr(together) == repr(one_by_one)
