@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from ...topics.admin import Admin
 from ...topics.cluster import Cluster
+from ...topics.durations import Duration
 from ...topics.partitioners import Partitioner, RangePartitioner
 from ...topics.private_fields import PrivateNames
 from ...topics.producer import Headers
@@ -76,7 +77,7 @@ class DeclaredTopic(Protocol):
     def deleting(self) -> bool | None: ...
 
     @property
-    def retention(self) -> object: ...
+    def retention(self) -> Duration | None: ...
 
     @property
     def config(self) -> Mapping[str, object] | None: ...

@@ -151,7 +151,7 @@ def test_worlds_end_with_their_test_and_have_plain_values(project: pytest.Pytest
             assert type(letter.value) is type(letter.error) is str
 
         def test_several(anabranch_world):
-            one, two = anabranch_world(shop.app), anabranch_world("shop:app", partitions=2)
+            one, two = anabranch_world(shop.app), anabranch_world("shop:app", partitions={"orders": 2})
             one.send("orders", {"user": "ann", "amount": 3}, key="ann")
             one.settle()
             two.settle()
