@@ -284,8 +284,8 @@ def from_kafka(exc: KafkaException, doing: str, *, servers: str = "", why: str =
     if error.code() in _REFUSED:
         return Usage(
             f"Kafka client: {error.str()}",
-            hint="an option of -X or of KAFKA_… in the environment conflicts with an option that anabranch sets: "
-            "omit it",
+            hint="it comes from -X, from KAFKA_… in the environment or from a setting of the app (docs/settings.md): "
+            "change it, or omit it if it conflicts with an option that anabranch sets",
         )
     if error.code() == KafkaError.TOPIC_EXCEPTION:
         return Usage(f"{doing}: {error.str()}")

@@ -8,7 +8,7 @@ import pytest
 from anabranch import App
 from anabranch.agents import EngineSettings
 from anabranch.agents.runtime import runtime_of
-from anabranch.topics.errors import Usage
+from anabranch.topics.errors import Usage, understood
 
 
 @pytest.mark.parametrize(
@@ -77,3 +77,17 @@ def test_a_setting_of_faust_is_named_as_faust_calls_it() -> None:
 def test_a_value_that_cannot_be_read_is_refused_with_the_name_of_its_setting(env, options, named: str) -> None:
     with pytest.raises(Usage, match=f"^{named}"):
         App("shop", env=env, **options).conf  # noqa: B018
+
+
+async def test_a_value_that_librdkafka_refuses_may_come_from_a_setting(lab: Any) -> None:
+    app = lab.app(lab.fresh("app"), producer_compression_type="lz5")
+
+    @app.agent(app.topic(lab.topic()))
+    async def read(stream):
+        async for _ in stream:
+            pass
+
+    error = understood(await lab.stopped_by(app))
+    assert isinstance(error, Usage)
+    assert 'Invalid value "lz5"' in str(error)
+    assert "a setting of the app" in error.hint

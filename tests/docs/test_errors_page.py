@@ -16,5 +16,5 @@ def test_all_classes_of_errors_are_named() -> None:
 
 def test_messages_are_collected_with_their_hints() -> None:
     text = error_reference.error_reference()
-    assert "| Kafka client: … | an option of -X or of KAFKA\\_… in the environment conflicts" in text
+    assert "| Kafka client: … | it comes from -X, from KAFKA\\_… in the environment or from a setting" in text
     assert text.count("\n| ") > 100
