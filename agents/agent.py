@@ -302,10 +302,10 @@ def _to_the_end(barrier: BarrierState) -> Any:
 
 
 def _check_async(fun: Callable[..., object]) -> None:
-    """Refuse a plain function.
+    """Refuse a plain function, and one that cannot be called with a stream alone.
 
     Raises:
-        Usage: a plain function cannot iterate a stream.
+        Usage: the worker could not start the agent.
     """
     # A decorated async function returns the function's coroutine, and so may a lambda.
     inner = inspect.unwrap(fun)
@@ -317,6 +317,14 @@ def _check_async(fun: Callable[..., object]) -> None:
             f"agent {inner.__name__} is a plain function ({Path(code.co_filename).name}:{code.co_firstlineno})",
             hint=f"async def {inner.__name__}(stream), and in it: async for value in stream",
         )
+    try:
+        # As it is called: a decorator may give the function more than the stream.
+        inspect.signature(fun, follow_wrapped=False).bind(None)
+    except TypeError as exc:
+        raise Usage(
+            f"agent {inner.__name__} is called with its stream alone: {exc}",
+            hint=f"async def {inner.__name__}(stream), outside of classes; other values from variables of the module",
+        ) from None
 
 
 def _check_options(options: Mapping[str, object]) -> None:
@@ -352,8 +360,11 @@ def declare_agent(app: App, *args: Any, **options: Any) -> Callable[[Callable[..
     """Make the decorator `@app.agent(…)`; see `AgentDeclaration`.
 
     Raises:
-        Usage: by the decorator: another agent has the name. Faust replaces that one, which then never runs.
+        Usage: it has no parentheses, so that the function would never run. By the decorator: another agent has the
+            name. Faust replaces that one, which then never runs.
     """
+    if args and inspect.isfunction(args[0]):
+        raise Usage(f"@app.agent without a topic, before {args[0].__name__}", hint="@app.agent(orders)")
     decorate = cast(Any, FaustApp.agent)(app, *args, **options)
 
     def declared(fun: Callable[..., object]) -> Agent:

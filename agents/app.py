@@ -29,7 +29,7 @@ from ..topics.spelling import check_options, did_you_mean
 from ..topics.threads import daemon_thread
 from . import background_tasks
 from .agent import Agent, declare_agent
-from .background_tasks import async_function, called, ends_the_worker, now_s
+from .background_tasks import async_function, called, cron_job, ends_the_worker, now_s
 from .declarations import (
     AgentDeclaration,
     AppOptions,
@@ -471,7 +471,7 @@ class App(faust.App):
 
             return cast(Any, self.task)(run, traced=False)
 
-        return called("cron job", decorate)
+        return cron_job(cron_format, timezone, decorate)
 
     # Commands -------------------------------------------------------------------------------------------------------
 

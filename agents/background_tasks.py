@@ -8,6 +8,7 @@ task that should survive a failure has to catch its errors itself.
 from __future__ import annotations
 
 import asyncio
+import inspect
 import logging
 from collections.abc import Awaitable, Callable
 from datetime import datetime, tzinfo
@@ -15,13 +16,13 @@ from functools import wraps
 from typing import TYPE_CHECKING, Any
 
 from ..topics import clock
-from ..topics.errors import Stop, described
+from ..topics.errors import Stop, Usage, described
 from .runtime import runtime_of
 
 if TYPE_CHECKING:
     from .app import App
 
-__all__ = ["async_function", "called", "ends_the_worker", "now_s", "seconds_until"]
+__all__ = ["async_function", "called", "cron_job", "ends_the_worker", "now_s", "seconds_until"]
 
 logger = logging.getLogger(__name__)
 
@@ -47,13 +48,46 @@ def seconds_until(cron_format: str, timezone: tzinfo | None) -> float:
     return times.get_next(float) - at_s
 
 
+def cron_job(cron_format: object, timezone: object, decorate: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """Return `decorate` as the decorator of a cron job; see `called`.
+
+    Raises:
+        Usage: it has no cron line, or none that there is; or the zone is no `tzinfo`.
+    """
+    if not isinstance(cron_format, str):
+        raise Usage("@app.crontab without a cron line", hint='@app.crontab("0 * * * *")')
+    if timezone is not None and not isinstance(timezone, tzinfo):
+        raise Usage(f"crontab(timezone={timezone!r})", hint='a tzinfo: zoneinfo.ZoneInfo("Europe/Berlin")')
+    try:
+        seconds_until(cron_format, timezone)
+    except ValueError as exc:
+        raise Usage(f"crontab({cron_format!r}): {exc}", hint='for example "0 * * * *", every hour') from None
+    return called("cron job", decorate)
+
+
+def _check_async(what: str, fun: Any) -> None:
+    """Refuse a plain function: it would run once, and then end the worker.
+
+    Raises:
+        Usage: it is one.
+    """
+    inner = inspect.unwrap(fun)
+    plain = inspect.isfunction(inner) and inner.__name__ != "<lambda>"
+    if plain and not inspect.iscoroutinefunction(inner):
+        raise Usage(f"{what} {inner.__name__} is no async function", hint=f"async def {inner.__name__}(): …")
+
+
 def called(what: str, decorate: Callable[[Any], Any]) -> Callable[[Any], Any]:
     """Return `decorate` as a decorator that names its functions `what` in errors, such as "timer".
 
     Functions of other decorators are named tasks.
+
+    Raises:
+        Usage: by the decorator: the function is not async.
     """
 
     def named(fun: Any) -> Any:
+        _check_async(what, fun)
         setattr(fun, _WHAT, what)
         return decorate(fun)
 
@@ -74,7 +108,11 @@ def ends_the_worker(app: App, fun: Any) -> Callable[..., Awaitable[None]]:
     """Wrap a task's function so that it does not raise: if it fails, the worker stops with an error that names it.
 
     Only `GeneratorExit` and the cancellation at the end of the worker are raised.
+
+    Raises:
+        Usage: the function is not async.
     """
+    _check_async("task", fun)
     what = f"{getattr(fun, _WHAT, 'task')} {fun.__module__}.{getattr(fun, '__qualname__', fun)}"
 
     @wraps(fun)

@@ -62,8 +62,9 @@ def refuse_others(stream: Stream) -> None:
         origin = origin._prev
     if runner is None or runner.source is not origin:
         where = "outside of an agent" if runner is None else f"in agent {runner.name}, whose stream is another one"
+        topics = ", ".join(stream.topic.topics)
         raise Usage(
-            f"a loop over a stream of topic {stream.topic.get_topic_name()} {where}",
+            f"a loop over a stream of topic {topics} {where}",
             hint="only an agent gets records, from the stream it is given: @app.agent(topic), and in it: "
             "async for value in stream",
         )

@@ -16,6 +16,7 @@ Timers are rows of a table of the agent (`tables/timer_table.py`), and fire betw
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import datetime
@@ -33,7 +34,7 @@ from .engine.firing import FiringRecord
 from .engine.protocols import topics_read
 from .engine.runner import acting_runner
 from .event_time.channel import END_MS, NEVER_MS, watermark
-from .event_time.event_time import moment, time_ms
+from .event_time.event_time import LIKE_SECONDS, moment, time_ms
 from .runtime import runtime_of
 from .stream_clock import timing_of
 from .tables.store_directory import store_scheme
@@ -283,10 +284,13 @@ def set_timer(app: App, when: datetime | int | str, *, key: object, name: str, p
     try:
         due_ms = time_ms(when)
     except ValueError as exc:
-        raise BadRecord(
-            f"timer {name}: {exc}",
-            hint="milliseconds since 1970, a datetime with a zone, or such a datetime as ISO 8601 text",
-        ) from None
+        hint = "milliseconds since 1970, a datetime with a zone, or such a datetime as ISO 8601 text"
+        if isinstance(when, int | float) and math.isfinite(when) and int(when) in LIKE_SECONDS:
+            # `time_ms` speaks of the option that a topic has.
+            raise BadRecord(
+                f"timer {name}: {when} is early in 1970 if it is in milliseconds: is it in seconds?", hint=hint
+            ) from None
+        raise BadRecord(f"timer {name}: {exc}", hint=hint) from None
     opened.set(key, name, due_ms, payload)
 
 

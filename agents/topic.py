@@ -18,7 +18,16 @@ from ..topics.output import Output
 from ..topics.packed import Rows
 from ..topics.partitioners import RangePartitioner
 from ..topics.producer import Headers
-from ..topics.serde import Codec, checked_json, codec, decode_json_text, is_finite, json_lines, key_codec
+from ..topics.serde import (
+    Codec,
+    check_declared,
+    checked_json,
+    codec,
+    decode_json_text,
+    is_finite,
+    json_lines,
+    key_codec,
+)
 from ..topics.threads import daemon_thread
 from .engine.outbox import sendable
 from .event_time.event_time import DEFAULT_IDLE, DEFAULT_JUMP, TimeUnit, Timing
@@ -145,6 +154,9 @@ class Topic(faust.Topic, Generic[K, V]):
         # For text and bytes, "raw" means the same as no serializer.
         raw = self.value_serializer == "raw" and self.value_type in (bytes, str)
         self._serializer = None if raw else self.value_serializer
+        value_type = None if self._serializer else self.value_type
+        key_type = None if self.key_serializer else self.key_type
+        check_declared(f"topic {', '.join(self.topics)}", key_type=key_type, value_type=value_type)
         self._value = self._codec(raw=raw)
         # Text keys are bare here, as other clients write them; tables keep them as JSON.
         self._key = codec(str) if self.key_type is str else key_codec(bytes if self.key_type is None else self.key_type)

@@ -31,6 +31,7 @@ from typing import Any, TypeGuard, cast
 from uuid import UUID
 
 import msgspec
+import msgspec.inspect
 
 from .equality import identical, identical_json, plainly_exact, same_value
 from .errors import BadRecord, Usage, described
@@ -38,6 +39,7 @@ from .keys import as_key, has_one_form, json_element, json_key, plain, without_m
 
 __all__ = [
     "Codec",
+    "check_declared",
     "checked_json",
     "codec",
     "decode_json_text",
@@ -308,6 +310,36 @@ def codec(declared: object = None) -> Codec:
         fast=_to_sorted_json if sets else _json_encoder.encode,
         decode_list=decode_list,
     )
+
+
+def check_declared(what: str, **types: object) -> None:
+    """Refuse types of which no value can be read.
+
+    Args:
+        what: what declares them, for the error.
+        types: option -> type; None: it is not declared.
+
+    Raises:
+        Usage: it is no type, or a class that says nothing of its fields: each record would fail.
+    """
+    for option, declared in types.items():
+        if declared is None or hasattr(declared, "from_data"):  # a Faust model
+            continue
+        hint = "a msgspec.Struct, a dataclass, a TypedDict, int, str, bytes, dict, list[…], …"
+        try:
+            known = msgspec.inspect.type_info(declared)
+            # msgspec takes what JSON gives for a class that it does not know, if it is of this class.
+            unknown = isinstance(known, msgspec.inspect.CustomType) and not any(
+                issubclass(kind, known.cls) for kind in _FROM_JSON
+            )
+        except TypeError as exc:
+            raise Usage(f"{what}: {option}={declared!r}: {exc}", hint=hint) from None
+        if unknown:
+            name = getattr(declared, "__qualname__", declared)
+            raise Usage(f"{what}: {option}={name}: JSON cannot be read as this class", hint=hint)
+
+
+_FROM_JSON = (dict, list, str, int, float, bool)
 
 
 def _list_of(declared: object) -> Any:

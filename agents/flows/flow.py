@@ -136,7 +136,7 @@ class Ending(Generic[K, T]):
             The table: key -> joined element.
 
         Raises:
-            Usage: `how` is not a function, or an option is not supported.
+            Usage: `how` is not a function, the table is none, or an option is not supported.
         """
         name = f"{self.origin_name}-{name_of_function(how)}"
         if (
@@ -309,6 +309,8 @@ class Ending(Generic[K, T]):
 
     def _into(self, into: str | Table, options: ReduceOptions, how: Reducer) -> Table:
         """Make the agents that reduce the elements into a table."""
+        if not isinstance(into, str) and not hasattr(into, "key_codec"):
+            raise Usage(f"the table of a flow: {into!r}", hint='a table, or its name: reduce(sum, "totals")')
         options.setdefault("key_type", self.key_type if self.keyed else declarable(self.topic.key_type))
         table = self.app.Table(into, **options) if isinstance(into, str) else into
         combiner = Combiner(Keying(self.topic, self.steps, self.keyed, table.key_codec), how, self.topic.declared)

@@ -32,6 +32,7 @@ from typing import Any, cast
 
 from ...topics.durations import interval_s
 from ...topics.errors import BadRecord, Usage
+from ...topics.serde import check_declared
 from .absent import ABSENT, Absent
 from .global_table import GlobalTable
 from .open_partition import K, OpenPartition, V
@@ -196,8 +197,10 @@ def new_table(name: str, ttl: Any, clock: Callable[[], int], *, is_global: bool 
         options: see `Table`.
 
     Raises:
-        Usage: the time-to-live is not a positive duration, or the options do not go together.
+        Usage: the time-to-live is not a positive duration, the options do not go together, or no value of a type can
+            be read.
     """
+    check_declared(f"table {name}", key_type=options.get("key_type"), value_type=options.get("value_type"))
     if is_global:
         if ttl is not None:
             raise Usage(f"table {name}: ttl={ttl!r} in a GlobalTable: not supported", hint="use a Table")

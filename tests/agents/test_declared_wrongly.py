@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from datetime import datetime
+from decimal import Decimal
+from functools import partial, wraps
 from typing import Any
+from zoneinfo import ZoneInfo
 
+import msgspec
 import pytest
 from anabranch import App, World
 from anabranch.topics.errors import AnabranchError, Usage
@@ -13,6 +18,26 @@ from anabranch.topics.errors import AnabranchError, Usage
 async def nothing(stream: Any) -> None:
     async for _ in stream:
         pass
+
+
+async def tick() -> None: ...
+
+
+def plain() -> None: ...
+
+
+class Plain:
+    """Neither a dataclass nor a Struct."""
+
+    price: int
+
+    async def read(self, stream: Any) -> None:
+        async for _ in stream:
+            pass
+
+
+class Priced(msgspec.Struct):
+    price: int
 
 
 @pytest.mark.parametrize(
@@ -29,11 +54,52 @@ async def nothing(stream: Any) -> None:
         (lambda app: app.timer(float("nan")), "timer: interval=nan is no duration"),
         (lambda app: app.timer(None), "timer: interval=None is no duration"),
         (lambda app: app.Table("t", ttl="soon"), "table t: ttl='soon' is no duration"),
+        (lambda app: app.agent(nothing), r"without a topic, before nothing\n  hint: @app.agent\(orders\)"),
+        (lambda app: app.agent(app.topic("x"))(Plain.read), "missing a required argument: 'stream'"),
+        (lambda app: app.timer(tick), "timer: interval=.* is no duration"),
+        (lambda app: app.timer(1)(plain), "timer plain is no async function"),
+        (lambda app: app.task(plain), "task plain is no async function"),
+        (lambda app: app.crontab("* * * * *")(plain), "cron job plain is no async function"),
+        (lambda app: app.crontab(tick), "without a cron line"),
+        (lambda app: app.crontab("* * *"), "crontab"),
+        (lambda app: app.crontab("0 0 * * *", timezone="Europe/Berlin"), "ZoneInfo"),
+        (lambda app: app.topic("x", value_type=Plain), "topic x: value_type=Plain: JSON cannot be read as this class"),
+        (lambda app: app.topic("x", key_type=Plain), "topic x: key_type=Plain"),
+        (lambda app: app.topic("x", value_type=Priced(1)), r"topic x: value_type=Priced\(price=1\): .* not supported"),
+        (lambda app: app.Table("t", value_type=Plain), "table t: value_type=Plain"),
+        (lambda app: app.GlobalTable("t", key_type=Plain), "table t: key_type=Plain"),
+        (lambda app: app.topic("x").reduce(sum, 0), r'the table of a flow: 0\n  hint: .*reduce\(sum, "totals"\)'),
     ],
 )
 def test_it_is_refused_at_once(declare: Callable[[Any], object], said: str) -> None:
     with pytest.raises((TypeError, Usage), match=said):
         declare(App("wrong"))
+
+
+def inject(fun: Any) -> Any:
+    @wraps(fun)
+    async def run(stream: Any) -> None:
+        await fun(stream, "a database")
+
+    return run
+
+
+def test_what_works_is_not_refused() -> None:
+    app = App("rightly")
+
+    @inject
+    async def read(stream: Any, database: str) -> None:
+        async for _ in stream:
+            pass
+
+    app.agent(app.topic("x"), name="read")(read)
+    app.agent(app.topic("x"), name="partial")(partial(read.__wrapped__, database="another"))
+    app.timer(1)(partial(nothing, ()))
+    app.task(lambda: tick())
+    app.crontab("0 0 * * *", timezone=ZoneInfo("Europe/Berlin"))(tick)
+    app.topic("pickled", value_type=Plain, value_serializer="pickle")
+    for type_ in (object, Any, dict, list[int], int | None, Priced, datetime, Mapping, dict[str, Priced], Decimal):
+        app.topic("y", value_type=type_)
 
 
 def test_sinks_that_can_be_iterated_once_only_get_what_the_agent_yields() -> None:
