@@ -80,6 +80,12 @@ class TransactionalProducer:
             **config,
         }
         self._kafka = cluster.producer(**self._config)
+        self._began_s: float | None = None  # when the open transaction began
+
+    @property
+    def is_overdue(self) -> bool:
+        """True if a transaction has been open for longer than the cluster lets it: its end fences the producer."""
+        return self._began_s is not None and clock.now_s() - self._began_s >= TRANSACTION_TIMEOUT_MS / 1000
 
     def open(self) -> None:
         """Fence former owners of the transactional id and abort their transactions (blocking).
@@ -117,6 +123,7 @@ class TransactionalProducer:
     def begin(self) -> None:
         """Begin a transaction; makes no request."""
         self._kafka.begin_transaction()
+        self._began_s = clock.now_s()
 
     def produce(
         self,
@@ -239,10 +246,12 @@ class TransactionalProducer:
             Hung: the outcome is unknown, and only a new producer can find it.
         """
         self._until_known("commit transaction", self._kafka.commit_transaction)
+        self._began_s = None
 
     def abort(self) -> None:
         """Abort the transaction (blocking). Does not purge, which would leave a gap in the sequence numbers."""
         self._until_known("abort transaction", self._kafka.abort_transaction)
+        self._began_s = None
 
     def close(self) -> None:
         """Drop the queue; an open transaction ends by its timeout or by the next owner's `open()`."""
@@ -279,7 +288,7 @@ class TransactionalProducer:
         if is_fatal(error):
             return Rebuild(f"{doing}: {error.str()}")
         if error.txn_requires_abort() or is_lost(error):
-            self._until_known("abort transaction", self._kafka.abort_transaction)
+            self.abort()
             return Aborted(f"{doing}: {error.str()}", lost=is_lost(error))
         return from_kafka(exc, doing, servers=self._cluster.bootstrap_servers)
 

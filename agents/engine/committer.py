@@ -118,6 +118,11 @@ class ExactlyOnce:
         self._reports = Reports(cluster)
         self._renewal_due = False  # a transaction was aborted: see `TransactionalProducer.renew`
 
+    @property
+    def is_overdue(self) -> bool:
+        """True if the cluster ends the open transaction because of its age, which fences this worker."""
+        return self._kafka.is_overdue
+
     def open(self) -> None:
         """Fence the previous producer with this id and end its open transaction (blocking)."""
         self._kafka.open()
@@ -253,6 +258,11 @@ class AtLeastOnce:
         self._kafka = cluster.producer(**chosen)
         self._reports = Reports(cluster, every=True)
         self._consumer = consumer
+
+    @property
+    def is_overdue(self) -> bool:
+        """False: there are no transactions."""
+        return False
 
     def open(self) -> None:
         """Do nothing: a producer without transactions leaves none open."""

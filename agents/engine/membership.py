@@ -104,7 +104,7 @@ class Membership:
             Stop: this worker was fenced twice within a minute, so another process uses its identity.
         """
         finished, topics = self.group.finished is not None, self.group.topics
-        if self.group.fenced or not finished:
+        if self.group.fenced or not (finished or self.committer.is_overdue):
             self._note("consumer" if finished else "producer")
         await daemon_thread(self.committer.close)
         if finished:

@@ -63,6 +63,12 @@ def test_a_partition_that_is_revoked_while_its_assignment_is_taken_over_is_not_a
     simulation("bank", seeds=[seed, seed + 33], plan=plan).same_as_without_faults()
 
 
+def test_a_worker_whose_transactions_took_too_long_twice_in_a_minute_goes_on() -> None:
+    # The program would report again what a worker has reported that stops.
+    slow = "lost-request:10s w0 before commit_transaction"
+    simulation("ticks", seeds=[53008], plan=f"{slow} 8; {slow} 10").same_as_without_faults()
+
+
 def test_a_worker_that_ends_while_no_broker_answers_does_not_stay_a_member_of_its_group() -> None:
     away, left = "broker-away:15s w1", "rebalance:join w0 after store 2; rebalance:leave w0 before consume 6"
     plan = f"{away} after commit_transaction 3; {left}; {away} before flush 1"
