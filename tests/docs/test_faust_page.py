@@ -36,7 +36,7 @@ MISSING: dict[str, tuple[type[BaseException], Callable[[App], object]]] = {
     "on_recover": (AttributeError, lambda app: app.Table("t").on_recover),
     "reset_state": (AttributeError, lambda app: app.Table("t").reset_state),
     "acks=False": (Usage, lambda app: app.topic("x", acks=False)),
-    "a union of a Faust": (TypeError, lambda app: app.topic("x", value_type=Union[Order, str])),  # noqa: UP007
+    "a union of a Faust": (Usage, lambda app: app.topic("x", value_type=Union[Order, str])),  # noqa: UP007
     "app.topic(pattern=…)": (Usage, lambda app: app.topic(pattern="a.*")),
     "on_produce_message": (Usage, loud),
     "App(Agent=…)": (Usage, lambda app: App("shop", Agent=faust.Agent)),

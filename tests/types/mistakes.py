@@ -26,7 +26,7 @@ seen = app.SetTable("seen", value_type=str)
 app.topic("x", partitons=4)  # error: a misspelled option
 app.topic("x", compacting="yes")  # error: text for a flag
 app.Table("x", defualt=int)  # error: a misspelled option
-app.Table("x", ttl="1h")  # error: text for a time
+app.Table("x", ttl=[1])  # error: a list for a time
 app.agnet(orders)  # error: a misspelled method
 
 
@@ -69,7 +69,7 @@ async def misspelled(stream: Stream[Order]) -> None:
         print(order)
 
 
-@app.timer(interval="often")  # error: text for a time
+@app.timer(interval=None)  # error: no time
 async def often() -> None:
     await total.ask("text")  # error: a wrong value
     await total.cast(3)  # error: a wrong value
