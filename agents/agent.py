@@ -301,22 +301,29 @@ def _to_the_end(barrier: BarrierState) -> Any:
     return answers
 
 
+def _is_async(fun: Callable[..., object]) -> bool:
+    return inspect.iscoroutinefunction(fun) or inspect.isasyncgenfunction(fun)
+
+
 def _check_async(fun: Callable[..., object]) -> None:
     """Refuse a plain function, and one that cannot be called with a stream alone.
 
     Raises:
         Usage: the worker could not start the agent.
     """
-    # A decorated async function returns the function's coroutine, and so may a lambda.
-    inner = inspect.unwrap(fun)
+    # A decorated async function returns the function's coroutine, and so may a lambda. A decorator may also make an
+    # async function of a plain one.
+    inner = inspect.unwrap(fun, stop=_is_async)
     if not inspect.isfunction(inner) or inner.__name__ == "<lambda>":
         return
-    if not (inspect.iscoroutinefunction(inner) or inspect.isasyncgenfunction(inner)):
+    if not _is_async(inner):
         code = inner.__code__
         raise Usage(
             f"agent {inner.__name__} is a plain function ({Path(code.co_filename).name}:{code.co_firstlineno})",
             hint=f"async def {inner.__name__}(stream), and in it: async for value in stream",
         )
+    if hasattr(fun, "__signature__"):  # set by a decorator, and perhaps that of the function that it calls
+        return
     try:
         # As it is called: a decorator may give the function more than the stream.
         inspect.signature(fun, follow_wrapped=False).bind(None)

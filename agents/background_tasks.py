@@ -10,7 +10,8 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
+from contextlib import suppress
 from datetime import datetime, tzinfo
 from functools import wraps
 from typing import TYPE_CHECKING, Any
@@ -71,10 +72,18 @@ def _check_async(what: str, fun: Any) -> None:
     Raises:
         Usage: it is one.
     """
-    inner = inspect.unwrap(fun)
+    # A decorator may make an async function of a plain one, or, without `wraps`, call an async one and return what it
+    # awaits: such a function has that one in its closure.
+    inner = inspect.unwrap(fun, stop=inspect.iscoroutinefunction)
     plain = inspect.isfunction(inner) and inner.__name__ != "<lambda>"
-    if plain and not inspect.iscoroutinefunction(inner):
+    if plain and not inspect.iscoroutinefunction(inner) and not any(map(callable, _closure(inner))):
         raise Usage(f"{what} {inner.__name__} is no async function", hint=f"async def {inner.__name__}(): …")
+
+
+def _closure(fun: Any) -> Iterable[object]:
+    for cell in fun.__closure__ or ():
+        with suppress(ValueError):  # it is assigned later
+            yield cell.cell_contents
 
 
 def called(what: str, decorate: Callable[[Any], Any]) -> Callable[[Any], Any]:
@@ -88,10 +97,20 @@ def called(what: str, decorate: Callable[[Any], Any]) -> Callable[[Any], Any]:
 
     def named(fun: Any) -> Any:
         _check_async(what, fun)
+        if inspect.ismethod(fun):  # a bound method has no attributes of its own
+            fun = _function_of(fun)
         setattr(fun, _WHAT, what)
         return decorate(fun)
 
     return named
+
+
+def _function_of(method: Any) -> Any:
+    @wraps(method)
+    async def run(*args: Any) -> object:
+        return await method(*args)
+
+    return run
 
 
 def async_function(fun: Callable[..., object]) -> Callable[..., Awaitable[object]]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import inspect
 from collections.abc import Callable, Mapping
 from datetime import datetime
 from decimal import Decimal
@@ -24,6 +26,12 @@ async def tick() -> None: ...
 
 
 def plain() -> None: ...
+
+
+def handle(_: object) -> None: ...
+
+
+async def read_with(stream: Any, database: str) -> None: ...
 
 
 class Plain:
@@ -84,8 +92,82 @@ def inject(fun: Any) -> Any:
     return run
 
 
+def by_value(fun: Callable[[object], None]) -> Any:
+    @wraps(fun)
+    async def run(stream: Any) -> None:
+        async for value in stream:
+            fun(value)
+
+    return run
+
+
+def in_a_thread(fun: Callable[[], None]) -> Any:
+    @wraps(fun)
+    async def run() -> None:
+        await asyncio.to_thread(fun)
+
+    return run
+
+
+def without_wraps(fun: Callable[..., object]) -> Any:
+    def run() -> object:
+        return fun()
+
+    return run
+
+
+class Ticks:
+    def __init__(self) -> None:
+        self.seen = list[str]()
+
+    async def tick(self) -> None:
+        self.seen.append("bound")
+
+
+@pytest.mark.parametrize("how", ["bound", "thread", "unnamed"])
+@pytest.mark.parametrize("kind", ["task", "timer", "cron"])
+def test_what_can_be_awaited_is_no_plain_function(how: str, kind: str) -> None:
+    ticks = Ticks()
+
+    def plainly() -> None:
+        ticks.seen.append("thread")
+
+    async def tick() -> None:
+        ticks.seen.append("unnamed")
+
+    def made() -> App:
+        app = App("awaited", topic_partitions=1)
+        app.agent(app.topic("x"), name="nothing")(nothing)
+        decorate: Any = {"task": app.task, "timer": app.timer(60), "cron": app.crontab("* * * * *")}[kind]
+        decorate({"bound": ticks.tick, "thread": in_a_thread(plainly), "unnamed": without_wraps(tick)}[how])
+        return app
+
+    with World(made) as world:
+        world.advance("2m")
+    assert set(ticks.seen) == {how}
+
+
+def test_a_plain_function_that_names_a_later_one_is_refused() -> None:
+    def early() -> None:
+        later()
+
+    with pytest.raises(Usage, match="task early is no async function"):
+        App("early").task(early)
+
+    def later() -> None: ...
+
+
 def test_what_works_is_not_refused() -> None:
     app = App("rightly")
+
+    @wraps(read_with)
+    async def signed(*args: Any) -> None:
+        await read_with(*args, "a database")
+
+    signed.__signature__ = inspect.signature(read_with)
+    app.agent(app.topic("x"), name="signed")(signed)
+    app.agent(app.topic("x"), name="by-value")(by_value(handle))
+    app.agent(app.topic("x"), name="bound")(Plain().read)
 
     @inject
     async def read(stream: Any, database: str) -> None:
