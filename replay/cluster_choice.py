@@ -115,7 +115,9 @@ def _refuse_misspelled() -> None:
         Usage: there is one.
     """
     for name, value in os.environ.items():
-        if value and name.startswith("KAFKA_") and nearest(name, [_SERVERS], cutoff=0.9):
+        # One of more words is another variable, such as KAFKA_BOOTSTRAP_SERVERS_TEST.
+        words = name.count("_") + 1
+        if value and name.startswith("KAFKA_") and words <= 3 and nearest(name, [_SERVERS], cutoff=0.9):
             raise Usage(
                 f"{name} names no cluster: the variable is called {_SERVERS}",
                 hint=f"rename it, or unset {name} for the embedded broker",

@@ -226,7 +226,8 @@ def test_a_misspelled_variable_for_the_cluster_is_refused(monkeypatch: pytest.Mo
         known_servers(None)
     assert known_servers("other:9092") == "other:9092"
     monkeypatch.setenv("KAFKA_BOOTSTRAP_SERVER", "")
-    monkeypatch.setenv("KAFKA_BROKERS", "kafka:9092")
+    for other in ("BROKERS", "BOOTSTRAP_SERVERS_TEST", "UI_BOOTSTRAP_SERVERS", "BOOTSTRAP_SERVER_1"):
+        monkeypatch.setenv(f"KAFKA_{other}", "kafka:9092")
     assert known_servers(None, keep=False) is None
 
 
