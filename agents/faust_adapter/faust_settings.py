@@ -150,10 +150,13 @@ class Settings(FaustSettings):
         try:
             super()._init_settings(kwargs)
         except Exception as exc:
-            raise self._named(exc, kwargs) from exc
+            named = self._named(exc, kwargs)
+            if named is None:
+                raise
+            raise named from exc
 
-    def _named(self, error: Exception, kwargs: Mapping[str, Any]) -> Exception:
-        """Return an error that names the setting whose value cannot be read; `error` itself if it is not known which.
+    def _named(self, error: Exception, kwargs: Mapping[str, Any]) -> Usage | None:
+        """Return an error that names the setting whose value cannot be read; None if it is not known which.
 
         Faust's error shows the value alone.
         """
@@ -170,7 +173,7 @@ class Settings(FaustSettings):
                     source = f"{prefix}{param.env_name} in the environment"
                 kind = f"{type(error).__name__}: " if isinstance(error, LookupError) else ""
                 return Usage(f"{source}: {kind}{error}", hint="docs/settings.md has types and units")
-        return error
+        return None
 
     def __setattr__(self, key: str, value: Any) -> None:
         super().__setattr__(key, value)

@@ -79,6 +79,13 @@ def test_a_value_that_cannot_be_read_is_refused_with_the_name_of_its_setting(env
         App("shop", env=env, **options).conf  # noqa: B018
 
 
+def test_an_error_of_unknown_origin_is_not_its_own_cause() -> None:
+    # Whoever follows causes would do so for ever.
+    with pytest.raises(ValueError, match="Invalid URL") as refused:
+        App("shop", web_host="a:80").conf  # noqa: B018
+    assert refused.value.__cause__ is None
+
+
 async def test_a_value_that_librdkafka_refuses_may_come_from_a_setting(lab: Any) -> None:
     app = lab.app(lab.fresh("app"), producer_compression_type="lz5")
 
