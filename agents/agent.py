@@ -21,6 +21,7 @@ from typing_extensions import TypeVar
 
 from ..topics.errors import Usage
 from ..topics.identifiers import random_uuid
+from ..topics.serde import check_declared
 from ..topics.spelling import check_options
 from .declarations import Failure
 from .engine.runner import Runner, acting_runner, this_runner
@@ -109,6 +110,7 @@ class Agent(FaustAgent, Generic[V, R]):
         self.on_failure, self.retry = policy(on_failure)
         _check_async(fun)
         _check_options(kwargs)
+        _check_types(kwargs)
         kwargs["sink"] = _sinks(kwargs.get("sink") or ())
         super().__init__(cast(Any, fun), **kwargs)
 
@@ -344,6 +346,22 @@ def _check_options(options: Mapping[str, object]) -> None:
     if not isinstance(options.get("channel"), ChannelT):
         known |= {"partitioner", "private", *inspect.signature(FaustApp.topic).parameters}
     check_options("agent", options, known)
+
+
+def _check_types(options: Mapping[str, Any]) -> None:
+    """Refuse types of which no record can be read: of the agent's topic, or of the one that it makes.
+
+    Raises:
+        Usage: see `check_declared`.
+    """
+    if hasattr(options.get("channel"), "check_types"):  # a topic
+        options["channel"].check_types(is_read=True)
+        return
+    check_declared(
+        "agent",
+        key_type=None if options.get("key_serializer") else options.get("key_type"),
+        value_type=None if options.get("value_serializer") else options.get("value_type"),
+    )
 
 
 def _sinks(given: object) -> list[object]:

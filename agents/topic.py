@@ -154,14 +154,25 @@ class Topic(faust.Topic, Generic[K, V]):
         # For text and bytes, "raw" means the same as no serializer.
         raw = self.value_serializer == "raw" and self.value_type in (bytes, str)
         self._serializer = None if raw else self.value_serializer
-        value_type = None if self._serializer else self.value_type
-        key_type = None if self.key_serializer else self.key_type
-        check_declared(f"topic {', '.join(self.topics)}", key_type=key_type, value_type=value_type)
+        self.check_types(is_read=False)
         self._value = self._codec(raw=raw)
         # Text keys are bare here, as other clients write them; tables keep them as JSON.
         self._key = codec(str) if self.key_type is str else key_codec(bytes if self.key_type is None else self.key_type)
         self.decode_value: Callable[[bytes], V] = self._loads if self._serializer else self._value.decode
         self.decode_key: Callable[[bytes], K] = self._key.decode
+
+    def check_types(self, *, is_read: bool) -> None:
+        """Refuse declared types as `check_declared` does.
+
+        Raises:
+            Usage: no record can be read as one of them.
+        """
+        check_declared(
+            f"topic {', '.join(self.topics)}",
+            is_read=is_read,
+            key_type=None if self.key_serializer else self.key_type,
+            value_type=None if self._serializer else self.value_type,
+        )
 
     def _codec(self, *, raw: bool) -> Codec:
         if self._serializer:

@@ -312,11 +312,12 @@ def codec(declared: object = None) -> Codec:
     )
 
 
-def check_declared(what: str, **types: object) -> None:
-    """Refuse types of which no value can be read.
+def check_declared(what: str, *, is_read: bool = True, **types: object) -> None:
+    """Refuse what is no type, and types of which no value can be read.
 
     Args:
         what: what declares them, for the error.
+        is_read: whether values are read; what is only sent may be of any class, such as a `Counter`.
         types: option -> type; None: it is not declared.
 
     Raises:
@@ -329,8 +330,10 @@ def check_declared(what: str, **types: object) -> None:
         try:
             known = msgspec.inspect.type_info(declared)
             # msgspec takes what JSON gives for a class that it does not know, if it is of this class.
-            unknown = isinstance(known, msgspec.inspect.CustomType) and not any(
-                issubclass(kind, known.cls) for kind in _FROM_JSON
+            unknown = (
+                is_read
+                and isinstance(known, msgspec.inspect.CustomType)
+                and not any(issubclass(kind, known.cls) for kind in _FROM_JSON)
             )
         except TypeError as exc:
             raise Usage(f"{what}: {option}={declared!r}: {exc}", hint=hint) from None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Mapping
 from datetime import datetime
 from decimal import Decimal
@@ -44,6 +45,10 @@ class Plain:
             pass
 
 
+def reading(app: App, **types: Any) -> None:
+    app.agent(app.topic("x", **types))(nothing)
+
+
 class Priced(msgspec.Struct):
     price: int
 
@@ -71,8 +76,11 @@ class Priced(msgspec.Struct):
         (lambda app: app.crontab(tick), "without a cron line"),
         (lambda app: app.crontab("* * *"), "crontab"),
         (lambda app: app.crontab("0 0 * * *", timezone="Europe/Berlin"), "ZoneInfo"),
-        (lambda app: app.topic("x", value_type=Plain), "topic x: value_type=Plain: JSON cannot be read as this class"),
-        (lambda app: app.topic("x", key_type=Plain), "topic x: key_type=Plain"),
+        (lambda app: reading(app, value_type=Plain), "topic x: value_type=Plain: JSON cannot be read as this class"),
+        (lambda app: reading(app, key_type=Plain), "topic x: key_type=Plain"),
+        (lambda app: app.agent("x", value_type=Plain)(nothing), "agent: value_type=Plain"),
+        (lambda app: reading(app, value_type=Counter), "topic x: value_type=Counter"),
+        (lambda app: app.topic("x", value_type=Plain).reduce(sum, "totals"), "totals: value_type=Plain"),
         (lambda app: app.topic("x", value_type=Priced(1)), r"topic x: value_type=Priced\(price=1\): .* not supported"),
         (lambda app: app.Table("t", value_type=Plain), "table t: value_type=Plain"),
         (lambda app: app.GlobalTable("t", key_type=Plain), "table t: key_type=Plain"),
@@ -180,8 +188,30 @@ def test_what_works_is_not_refused() -> None:
     app.task(lambda: tick())
     app.crontab("0 0 * * *", timezone=ZoneInfo("Europe/Berlin"))(tick)
     app.topic("pickled", value_type=Plain, value_serializer="pickle")
+    reading(app, value_type=Plain, value_serializer="pickle")
     for type_ in (object, Any, dict, list[int], int | None, Priced, datetime, Mapping, dict[str, Priced], Decimal):
-        app.topic("y", value_type=type_)
+        app.agent(app.topic("y", value_type=type_), name=str(type_))(nothing)
+
+
+@pytest.mark.parametrize(
+    ("type_", "value"), [(Counter, Counter("aab")), (OrderedDict, OrderedDict(a=1)), (Plain, {"price": 1})]
+)
+def test_a_topic_that_is_only_written_may_have_any_class(type_: Any, value: Any) -> None:
+    def made() -> App:
+        app = App("written", topic_partitions=1)
+        out = app.topic("out", value_type=type_)
+
+        @app.agent(app.topic("x"))
+        async def write(stream: Any) -> None:
+            async for _ in stream:
+                await out.send(value=value)
+
+        return app
+
+    with World(made) as world:
+        world.send("x", 1)
+        world.settle()
+        assert world.topic("out").values == [value]
 
 
 def test_sinks_that_can_be_iterated_once_only_get_what_the_agent_yields() -> None:
