@@ -112,7 +112,7 @@ class EngineSettings:
         stuck_s: how long agents may take to end at a record boundary or to be cancelled when the worker has to stop or
             to roll back, in seconds.
         consumer_options: librdkafka options of the worker's consumer, with dotted names. They override the options that
-            the engine sets; the option `-X` overrides both.
+            the engine sets, except those that results rest on, which are refused; the option `-X` overrides both.
         producer_options: librdkafka options of the worker's producers, with the same precedence.
         packed: limits of the packed batches that are opened; larger batches become dead letters. None takes the limits
             from the environment (`ANABRANCH_PACKED_ROWS`, …), or else the defaults of `PackedLimits`.
