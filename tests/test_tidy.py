@@ -500,3 +500,17 @@ def test_files_that_comments_name_are_there(module: str) -> None:
     names = file_names()
     named = {Path(name).name for name in re.findall(r"`([\w/]+\.py)`", source(module))}
     assert named - names - {"file.py"} == set()
+
+
+def test_marks_name_tests_of_their_files() -> None:
+    """A test that `memory_suffices` misspells would not be repeated on the real Kafka, without a word."""
+    found = 0
+    for path in sorted(Path(__file__).parent.glob("agents/test_*.py")):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        functions = {node.name for node in tree.body if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)}
+        for call in ast.walk(tree):
+            if isinstance(call, ast.Call) and ast.unparse(call.func) == "pytest.mark.memory_suffices":
+                found += 1
+                missing = {ast.literal_eval(name) for name in call.args} - functions
+                assert not missing, f"{path.name}: no such tests: {missing}"
+    assert found > 10
