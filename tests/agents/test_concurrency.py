@@ -9,6 +9,7 @@ import pytest
 
 pytestmark = pytest.mark.memory_suffices(
     "test_agents_of_one_topic_keep_their_own_progress_over_a_restart",
+    "test_a_slow_agent_does_not_hold_back_a_fast_one_for_long_and_both_see_everything",
 )
 
 # Several agents, several instances ------------------------------------------------------------------------------------

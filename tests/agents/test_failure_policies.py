@@ -12,6 +12,7 @@ from failing_records import BAD, Boom, good_sum, with_bad
 
 pytestmark = pytest.mark.memory_suffices(
     "test_fail_stops_the_worker_at_the_record_and_commits_nothing_after_it",
+    "test_a_worker_told_to_stop_while_a_record_fails_counts_nothing_twice",
 )
 
 

@@ -18,6 +18,7 @@ from prometheus_client.parser import text_string_to_metric_families
 pytestmark = pytest.mark.memory_suffices(
     "test_figures_agree_with_what_happened",
     "test_a_worker_without_partitions_is_ready_and_one_without_a_turn_is_not",
+    "test_a_worker_that_is_behind_is_alive_and_not_ready",
 )
 
 

@@ -33,6 +33,7 @@ pytestmark = pytest.mark.memory_suffices(
     "test_an_app_that_begins_at_the_end_of_its_topics_reads_its_letters_all_the_same",
     "test_by_kip_848_a_retry_topic_is_no_reason_to_fear_for_the_tables",
     "test_killed_in_the_middle_each_agent_gets_the_rest_once",
+    "test_after_a_reset_dead_letters_come_back_unless_their_records_have",
 )
 
 

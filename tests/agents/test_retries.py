@@ -16,6 +16,8 @@ from anabranch.topics.topic_partition import TopicPartition
 pytestmark = pytest.mark.memory_suffices(
     "test_a_record_is_tried_so_often_and_given_up_then",
     "test_a_partition_that_goes_away_while_its_record_waits_is_the_other_workers",
+    "test_while_a_record_waits_only_what_is_behind_it_does_and_a_stop_does_not",
+    "test_what_gathers_behind_a_waiting_record_is_bounded_and_not_lost",
 )
 
 # A wait that no test sits out: what is seen before it ends did not wait for it.
