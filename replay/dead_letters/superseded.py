@@ -14,7 +14,7 @@ import msgspec
 from ...topics.admin import Admin
 from ...topics.cluster import Cluster
 from ..run_state import RUNS_TOPIC, RunRegistry
-from .dead_letter_reader import DeadLetterFilter, DeadLetterRecord, read_dead_letters
+from .dead_letter_reader import DeadLetterFilter, DeadLetterRecord
 from .republish_run import store_state
 from .republisher import Republisher
 
@@ -41,19 +41,17 @@ def supersede(
     admin, count = Admin(cluster), 0
     for topic in topics:
         republisher = Republisher(cluster, topic, runs_topic=runs_topic, admin=admin)
-        done = {(letter.partition, letter.offset) for letter, before in republisher.read(DeadLetterFilter()) if before}
         found: dict[str, list[tuple[int, int, int]]] = {}
         # As in a re-publication: between two dead letters for one topic are only markers and dead letters for others.
         begins: dict[tuple[int, str], int] = {}
-        for batch in read_dead_letters(cluster, topic):
-            for letter in batch.letters:
-                target, at = letter.retry_topic, (letter.partition, letter.offset)
-                if target is None:
-                    continue
-                begin = begins.get((letter.partition, target), 0)
-                begins[letter.partition, target] = letter.offset + 1
-                if at not in done and comes_again(letter):
-                    found.setdefault(target, []).append((letter.partition, begin, letter.offset + 1))
+        for letter, done in republisher.read(DeadLetterFilter()):
+            target = letter.retry_topic
+            if target is None:
+                continue
+            begin = begins.get((letter.partition, target), 0)
+            begins[letter.partition, target] = letter.offset + 1
+            if not done and comes_again(letter):
+                found.setdefault(target, []).append((letter.partition, begin, letter.offset + 1))
         for target, ranges in found.items():
             republisher.note_done(target, ranges)
             count += len(ranges)
