@@ -13,7 +13,8 @@ import msgspec
 
 from ...topics.admin import Admin
 from ...topics.cluster import Cluster
-from ..run_state import RUNS_TOPIC, RunRegistry
+from ...topics.dead_letter import RETRY_SUFFIX, SUFFIX
+from ..run_state import RUNS_TOPIC, RunRegistry, RunState
 from .dead_letter_reader import DeadLetterFilter, DeadLetterRecord
 from .republish_run import store_state
 from .republisher import Republisher
@@ -61,12 +62,16 @@ def supersede(
 def forget_ends(cluster: Cluster, topics: Collection[str], *, runs_topic: str = RUNS_TOPIC) -> None:
     """Let `dlq replay` go on with retry topics that are deleted and will be made anew (blocking).
 
-    Which dead letters were re-published stays known.
+    Which dead letters were re-published stays known. Other runs are left alone: their records are missing indeed.
 
     Raises:
         Stop: see `supersede`.
     """
     runs = RunRegistry(cluster, runs_topic)
     for state in runs.all():
-        if state.topic in topics and state.end_offsets:
+        if state.topic in topics and state.topic.endswith(RETRY_SUFFIX) and _is_of_letters(state) and state.end_offsets:
             store_state(cluster, runs, msgspec.structs.replace(state, begin_offsets={}, end_offsets={}))
+
+
+def _is_of_letters(state: RunState) -> bool:
+    return not state.format and len(state.specs) == 1 and state.specs[0].endswith(SUFFIX)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import faust
 import pytest
 from anabranch.replay.app_reset import AppReset
+from anabranch.replay.player import Player
+from anabranch.replay.sources.file_history import find_history
+from anabranch.replay.sources.format import Format
 from anabranch.topics.errors import Stop
 
 
@@ -94,3 +98,27 @@ async def test_a_reset_to_the_end_skips_what_is_there(lab, table_of) -> None:
     async with lab.running(app):
         await lab.caught_up(topic, app)
         await lab.until(lambda: table_of(app, "totals") == {"u0": 1, "u1": 1, "u2": 1})
+
+
+def test_a_replay_into_a_topic_of_the_app_s_own_is_not_taken_for_done_after_a_reset(lab, tmp_path: Path) -> None:
+    name, runs = lab.fresh("shop"), lab.fresh("runs")
+    app = lab.app(name)
+
+    @app.agent(app.topic(f"{name}-raw", internal=True), name="reads")
+    async def reads(stream: Any) -> None:
+        async for _ in stream:
+            pass
+
+    (tmp_path / "a.jsonl").write_text("1\n2\n")
+
+    def play() -> int:
+        history = find_history([str(tmp_path / "a.jsonl")], Format())
+        return Player(lab.cluster, history, f"{name}-raw", runs_topic=runs).play().sent_now
+
+    assert play() == 2
+    resetting = AppReset(app)
+    plan = resetting.plan()
+    assert f"{name}-raw" in plan.topics
+    resetting.execute(plan, runs_topic=runs)
+    with pytest.raises(Stop, match="no longer holds the records of run"):
+        play()
