@@ -147,6 +147,8 @@ class AppReset:
             if origin is None or letter.facts.get("app") != self._runtime.conf.id:
                 return False
             at = TopicPartition(origin.topic, origin.partition)
+            if at in begins and letter.reason in ("timer", "window"):  # it came of the records in front of its offset
+                return begins[at] <= max(0, origin.offset - 1) and origin.offset <= ends[at]
             return origin.topic in plan.topics or (at in begins and begins[at] <= origin.offset < ends[at])
 
         letters = {dead_letter_topic(topic) for topic in (*plan.read, *plan.topics)} & counts.keys()

@@ -7,11 +7,14 @@ from typing import Any
 
 import faust
 import pytest
+from anabranch import App, World, current_event
 from anabranch.replay.app_reset import AppReset
 from anabranch.replay.player import Player
 from anabranch.replay.sources.file_history import find_history
 from anabranch.replay.sources.format import Format
+from anabranch.topics.admin import Admin
 from anabranch.topics.errors import Stop
+from anabranch.topics.topic_partition import TopicPartition
 
 
 class Order(faust.Record):
@@ -122,3 +125,58 @@ def test_a_replay_into_a_topic_of_the_app_s_own_is_not_taken_for_done_after_a_re
     resetting.execute(plan, runs_topic=runs)
     with pytest.raises(Stop, match="no longer holds the records of run"):
         play()
+
+
+def failing_at_the_end() -> App:
+    """Windows that fail when they close, and timers that fail when they fire: all once the topic is idle."""
+    app = App("w", topic_partitions=1)
+
+    async def report(key: Any, value: Any) -> None:
+        raise ValueError("no such printer")
+
+    counts = app.Table("counts", default=int, on_window_close=report).tumbling(10, expires=10)
+
+    @app.agent(app.topic("views", idle_after=10, key_type=str, partitions=1), name="count")
+    async def count(stream: Any) -> None:
+        async for view in stream:
+            counts["all"] += view
+            event = current_event()
+            assert event is not None
+            app.at(int(event.message.timestamp * 1000) + 5_000, key="a", name="late")
+
+    @count.on_timer("late")
+    async def late(timer: Any) -> None:
+        raise ValueError("no such bell")
+
+    return app
+
+
+def test_what_has_failed_behind_the_last_record_happens_again_after_a_reset_and_comes_back_only_so() -> None:
+    with World(failing_at_the_end) as world:
+        world.send("views", 1, key="a")
+        world.settle()
+        world.advance("1h")
+        letters = world.dead_letters("views")
+        assert {letter.reason: letter.facts["source"] for letter in letters} == {
+            "timer": "views[0]@1",
+            "window": "views[0]@1",
+        }
+        world.worker().stop()
+        with world.environment.loading():
+            resetting = AppReset(world.worker().app)
+            assert resetting.execute(resetting.plan()) == len(letters)
+
+
+def test_what_came_of_records_that_are_deleted_by_now_is_not_noted_as_done() -> None:
+    with World(failing_at_the_end) as world:
+        world.send("views", 1, key="a")
+        world.settle()
+        world.advance("1h")
+        world.send("views", 1, key="a")
+        world.settle()
+        assert len(world.dead_letters("views")) == 2
+        world.worker().stop()
+        with world.environment.loading():
+            Admin(world.environment.kafka.cluster()).delete_records({TopicPartition("views", 0): 1})
+            resetting = AppReset(world.worker().app)
+            assert resetting.execute(resetting.plan()) == 0
