@@ -6,7 +6,7 @@ Which dead letters were re-published is stored in the topic of runs, in the same
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import TracebackType
 
 import msgspec
@@ -27,7 +27,7 @@ from ..sources.source_record import SourceRecord
 from ..target_topic import TargetTopic
 from .dead_letter_reader import DeadLetterRecord
 
-__all__ = ["RepublishRun", "create_retry_topic", "store_state"]
+__all__ = ["RepublishRun", "change_state", "create_retry_topic"]
 
 TRANSACTION_BYTES = 16_000_000
 
@@ -175,21 +175,27 @@ class RepublishRun:
         self._producer.close()
 
 
-def store_state(cluster: Cluster, runs: RunRegistry, state: RunState) -> None:
-    """Store the state of a run without re-publishing anything (blocking); a process that is at it is fenced.
+def change_state(
+    cluster: Cluster, runs: RunRegistry, run_id: str, change: Callable[[RunState | None], RunState]
+) -> None:
+    """Change the state of a run without re-publishing anything (blocking); a process that is at it is fenced.
+
+    Args:
+        change: returns the new state; called with the committed one, if there is one.
 
     Raises:
         Stop: Kafka does not take it now; the call may be repeated.
     """
-    producer = TransactionalProducer(cluster, f"anabranch-replay-{state.run_id}")
+    producer = TransactionalProducer(cluster, f"anabranch-replay-{run_id}")
     try:
-        producer.open()
+        producer.open()  # before the state is read, which cannot change any more then
+        state = change(runs.read(run_id))
         producer.begin()
         key, value = runs.record(msgspec.structs.replace(state, updated_ms=clock.now_ms()))
         producer.produce(runs.topic, value, key)
         producer.commit()
     except (Aborted, Rebuild) as exc:
-        raise Stop(f"the state of run {state.run_id} was not stored: {exc}", hint="repeat the command") from exc
+        raise Stop(f"the state of run {run_id} was not stored: {exc}", hint="repeat the command") from exc
     finally:
         producer.close()
 

@@ -28,7 +28,7 @@ from ...topics.dead_letter import SUFFIX
 from ...topics.errors import Rebuild, Usage
 from ..run_state import RUNS_TOPIC, RunRegistry, RunState
 from .dead_letter_reader import DeadLetterFilter, DeadLetterRecord, KindCounts, count_by_kind, read_dead_letters
-from .republish_run import OffsetRanges, RepublishRun, create_retry_topic, store_state
+from .republish_run import OffsetRanges, RepublishRun, change_state, create_retry_topic
 
 __all__ = ["OffsetRanges", "Republication", "Republisher"]
 
@@ -214,11 +214,15 @@ class Republisher:
             Stop: the state cannot be stored now; the call may be repeated.
         """
         self._runs.create()
-        state = self._found(target) or self._new_state(target)
-        done = OffsetRanges(state.position)
-        for partition, begin, end in ranges:
-            done.add(partition, begin, end)
-        store_state(self._cluster, self._runs, msgspec.structs.replace(state, position=done.position()))
+
+        def noted(found: RunState | None) -> RunState:
+            state = self._checked(found, target) if found else self._new_state(target)
+            done = OffsetRanges(state.position)
+            for partition, begin, end in ranges:
+                done.add(partition, begin, end)
+            return msgspec.structs.replace(state, position=done.position())
+
+        change_state(self._cluster, self._runs, self._run_of(target), noted)
 
     def _target_of(self, letter: DeadLetterRecord) -> str:
         """Return the topic that the record of a dead letter goes to."""

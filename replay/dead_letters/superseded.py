@@ -8,6 +8,7 @@ otherwise `dlq replay` would take these for topics that have lost their records,
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
+from functools import partial
 
 import msgspec
 
@@ -16,7 +17,7 @@ from ...topics.cluster import Cluster
 from ...topics.dead_letter import RETRY_SUFFIX, SUFFIX
 from ..run_state import RUNS_TOPIC, RunRegistry, RunState
 from .dead_letter_reader import DeadLetterFilter, DeadLetterRecord
-from .republish_run import store_state
+from .republish_run import change_state
 from .republisher import Republisher
 
 __all__ = ["forget_ends", "supersede"]
@@ -70,7 +71,11 @@ def forget_ends(cluster: Cluster, topics: Collection[str], *, runs_topic: str = 
     runs = RunRegistry(cluster, runs_topic)
     for state in runs.all():
         if state.topic in topics and state.topic.endswith(RETRY_SUFFIX) and _is_of_letters(state) and state.end_offsets:
-            store_state(cluster, runs, msgspec.structs.replace(state, begin_offsets={}, end_offsets={}))
+            change_state(cluster, runs, state.run_id, partial(_without_ends, state))
+
+
+def _without_ends(known: RunState, found: RunState | None) -> RunState:
+    return msgspec.structs.replace(found or known, begin_offsets={}, end_offsets={})
 
 
 def _is_of_letters(state: RunState) -> bool:

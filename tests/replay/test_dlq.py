@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 import pytest
+from anabranch.replay.dead_letters import republish_run
 from anabranch.replay.dead_letters.dead_letter_reader import DeadLetterFilter, DeadLetterRecord, count_by_kind
 from anabranch.replay.dead_letters.republisher import OffsetRanges, Republisher
 from anabranch.topics.admin import Admin, TopicSpec
@@ -217,3 +218,20 @@ def test_what_is_no_number_in_a_letter_of_others_is_none(text: str) -> None:
     assert known.origin == Origin("orders", 1, 0)
     assert known.retry_topic == "a-b-retry", "letters do not choose the topic that they are re-published to"
     assert Origin.parsed(f"orders[0]@{text}") is None
+
+
+def test_what_is_noted_as_done_keeps_what_another_process_has_just_re_published(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place.bury(0, 1, 2)
+    first = DeadLetterFilter(offsets=(0, 0))
+
+    class Late(TransactionalProducer):
+        def open(self) -> None:
+            monkeypatch.undo()
+            assert place.dead().republish(first).sent == 1
+            super().open()
+
+    monkeypatch.setattr(republish_run, "TransactionalProducer", Late)
+    place.dead().note_done(place.topic, [(0, 1, 2)])
+    assert [done for _, done in place.dead().read(DeadLetterFilter())] == [True, True, False]
