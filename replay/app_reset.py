@@ -18,9 +18,11 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Iterable, Mapping
+from bisect import bisect_left
+from collections.abc import Collection, Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Literal
 
@@ -28,6 +30,7 @@ from ..agents.app import App
 from ..agents.engine.protocols import topics_read
 from ..agents.engine.worker_identity import Identity, slots
 from ..agents.runtime import Runtime, runtime_of
+from ..topics import clock
 from ..topics.admin import Admin
 from ..topics.consumer_groups import ConsumerGroups
 from ..topics.dead_letter import FIRED, dead_letter_topic, fired_retry_topics, own_retry_topics, retry_topic
@@ -142,17 +145,36 @@ class AppReset:
         counts = self._admin.partitions()
         begins, ends = self._admin.spans((topic, number) for topic in plan.read for number in range(counts[topic]))
 
+        @cache
+        def oldest_ms() -> int:
+            return self._oldest_ms([at for at, begin in begins.items() if begin])
+
         def comes_again(letter: DeadLetterRecord) -> bool:
             origin = letter.origin
             if origin is None or letter.facts.get("app") != self._runtime.conf.id:
                 return False
+            if origin.topic in plan.topics:  # made of records of which only the time is known
+                return letter.record_ms >= oldest_ms()
             at = TopicPartition(origin.topic, origin.partition)
-            if at in begins and letter.reason in ("timer", "window"):  # it came of the records in front of its offset
+            if at not in begins:
+                return False
+            if letter.reason in ("timer", "window"):  # it came of the records in front of its offset
                 return begins[at] <= max(0, origin.offset - 1) and origin.offset <= ends[at]
-            return origin.topic in plan.topics or (at in begins and begins[at] <= origin.offset < ends[at])
+            return begins[at] <= origin.offset < ends[at]
 
         letters = {dead_letter_topic(topic) for topic in (*plan.read, *plan.topics)} & counts.keys()
         return supersede(self._runtime.cluster, sorted(letters), comes_again, runs_topic=runs_topic)
+
+    def _oldest_ms(self, cut: Collection[TopicPartition]) -> int:
+        """Return from which time on no records are missing from partitions whose first ones have been deleted."""
+        if not cut:
+            return -(2**63)
+        first = self._admin.since(cut, 0)
+
+        def has_older(time_ms: int) -> bool:
+            return all(offset > first[at] for at, offset in self._admin.since(cut, time_ms).items())
+
+        return bisect_left(range(clock.now_ms()), True, key=has_older)
 
     def _hold(self, held: ExitStack) -> None:
         """Check that no worker runs, and keep workers of this machine from starting until `held` is closed."""

@@ -8,6 +8,7 @@ from typing import Any
 import faust
 import pytest
 from anabranch import App, World, current_event
+from anabranch.agents.runtime import runtime_of
 from anabranch.replay.app_reset import AppReset
 from anabranch.replay.player import Player
 from anabranch.replay.sources.file_history import find_history
@@ -180,3 +181,32 @@ def test_what_came_of_records_that_are_deleted_by_now_is_not_noted_as_done() -> 
             Admin(world.environment.kafka.cluster()).delete_records({TopicPartition("views", 0): 1})
             resetting = AppReset(world.worker().app)
             assert resetting.execute(resetting.plan()) == 0
+
+
+@pytest.mark.parametrize("deleted", [0, 1, 2])
+async def test_failures_behind_group_by_are_done_only_if_their_records_are_surely_there(
+    lab, record, deleted: int
+) -> None:
+    #  1 s ✗  2 s ✗  3 s ✗    the first one or two are deleted: beside the first that is left there may have been more
+    topic, name = lab.topic(1), lab.fresh("shop")
+
+    def made() -> Any:
+        app = lab.app(name, topic_partitions=1)
+
+        @app.agent(app.topic(topic, value_type=Order), name="by_user")
+        async def by_user(stream: Any) -> None:
+            async for order in stream.group_by(Order.user):
+                raise ValueError(f"not this one: {order.n}")
+
+        return app
+
+    app = made()
+    async with lab.running(app):
+        for n in (1, 2, 3):
+            lab.produce(topic, [record({"user": "ann", "n": n}, "ann", 1_700_000_000_000 + n * 1000)])
+            await lab.until(lambda n=n: runtime_of(app).status.dead_letters_total == n)
+    if deleted:
+        lab.admin.delete_records({TopicPartition(topic, 0): deleted})
+    resetting = AppReset(made())
+    noted = resetting.execute(resetting.plan(), runs_topic=lab.fresh("runs"))
+    assert noted == {0: 3, 1: 1, 2: 0}[deleted]
