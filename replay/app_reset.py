@@ -5,7 +5,8 @@ The model is Kafka Streams' application reset tool. What belongs to the app is d
 1. the consumer group with its committed offsets. Kafka refuses that while the group has members, and then nothing has
    been deleted. A reset that ends after this step leaves changelogs without offsets, and workers refuse to start with
    these; the same command finishes the reset;
-2. what `dlq replay` knows of the app's dead letters: those whose records are processed again are done;
+2. what `dlq replay` knows of the app's dead letters: those whose records are processed again are done, and those whose
+   records no worker has read from the retry topics that are deleted are not;
 3. the topics that the app made for itself: changelogs, repartition topics, retry topics, the topic of its workers and
    those of replies;
 4. the folders with the stores of its workers, on this machine.
@@ -33,11 +34,18 @@ from ..agents.runtime import Runtime, runtime_of
 from ..topics import clock
 from ..topics.admin import Admin
 from ..topics.consumer_groups import ConsumerGroups
-from ..topics.dead_letter import FIRED, dead_letter_topic, fired_retry_topics, own_retry_topics, retry_topic
+from ..topics.dead_letter import (
+    FIRED,
+    RETRY_SUFFIX,
+    dead_letter_topic,
+    fired_retry_topics,
+    own_retry_topics,
+    retry_topic,
+)
 from ..topics.errors import Stop, Usage
 from ..topics.topic_partition import TopicPartition
 from .dead_letters.dead_letter_reader import DeadLetterRecord
-from .dead_letters.superseded import forget_ends, supersede
+from .dead_letters.superseded import forget_ends, supersede, take_back
 from .run_state import RUNS_TOPIC
 
 __all__ = ["AppReset", "ResetPlan", "own_topics", "topics_of_agents"]
@@ -131,6 +139,8 @@ class AppReset:
         with ExitStack() as held:
             self._hold(held)
             self._admin.delete_group(self._group)
+            if plan.group:  # a reset that has ended behind this cannot tell any more what was read
+                take_back(self._runtime.cluster, self._unread(plan), runs_topic=runs_topic)
             forget_ends(self._runtime.cluster, plan.topics, runs_topic=runs_topic)
             superseded = self._supersede(plan, runs_topic) if start == "earliest" else 0
             self._admin.delete(plan.topics)
@@ -139,6 +149,13 @@ class AppReset:
             if (start == "latest") != self._runtime.settings.start_at_end:
                 self._groups.begin_at(self._group, plan.read, start)
         return superseded
+
+    def _unread(self, plan: ResetPlan) -> dict[TopicPartition, int]:
+        """Return up to where the partitions of retry topics are read that hold more."""
+        retry, counts = {topic for topic in plan.topics if topic.endswith(RETRY_SUFFIX)}, self._admin.partitions()
+        begins, ends = self._admin.spans((topic, n) for topic in retry & counts.keys() for n in range(counts[topic]))
+        read = {at: max(begin, plan.offsets.get(at, begin)) for at, begin in begins.items()}
+        return {at: offset for at, offset in read.items() if offset < ends[at]}
 
     def _supersede(self, plan: ResetPlan, runs_topic: str) -> int:
         """Store that dead letters are done whose records are still in the app's topics, and so processed again."""

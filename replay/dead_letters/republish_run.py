@@ -261,6 +261,13 @@ class OffsetRanges:
             until += 1
         ranges[i:until] = [(begin, end)]
 
+    def remove(self, partition: int, begin: int, end: int) -> None:
+        """Remove a range."""
+        left: list[tuple[int, int]] = []
+        for first, last in self._ranges.get(partition, ()):
+            left += [part for part in ((first, min(last, begin)), (max(first, end), last)) if part[0] < part[1]]
+        self._ranges[partition] = left
+
     def position(self) -> SourcePosition:
         """Return the ranges as the position of a run."""
         return {f"{partition}:{begin}": end for partition, ranges in self._ranges.items() for begin, end in ranges}

@@ -203,8 +203,8 @@ class Republisher:
             started_ms=clock.now_ms(),
         )
 
-    def note_done(self, target: str, ranges: Iterable[tuple[int, int, int]]) -> None:
-        """Store that dead letters are done, without re-publishing them (blocking).
+    def note_done(self, target: str, ranges: Iterable[tuple[int, int, int]], *, done: bool = True) -> None:
+        """Store that dead letters are done, or not done, without re-publishing them (blocking).
 
         Args:
             target: the topic that they would go to.
@@ -217,10 +217,11 @@ class Republisher:
 
         def noted(found: RunState | None) -> RunState:
             state = self._checked(found, target) if found else self._new_state(target)
-            done = OffsetRanges(state.position)
+            found_done = OffsetRanges(state.position)
+            change = found_done.add if done else found_done.remove
             for partition, begin, end in ranges:
-                done.add(partition, begin, end)
-            return msgspec.structs.replace(state, position=done.position())
+                change(partition, begin, end)
+            return msgspec.structs.replace(state, position=found_done.position())
 
         change_state(self._cluster, self._runs, self._run_of(target), noted)
 

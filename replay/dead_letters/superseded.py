@@ -2,25 +2,30 @@
 
 `dlq replay` would bring such a record a second time. A reset therefore stores, where `dlq replay` stores what it has
 re-published, that these dead letters are done. It also forgets how far the retry topics went that the reset deletes:
-otherwise `dlq replay` would take these for topics that have lost their records, and refuse to go on.
+otherwise `dlq replay` would take these for topics that have lost their records, and refuse to go on. What no worker has
+read from them is no longer done.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping
 from functools import partial
 
 import msgspec
 
 from ...topics.admin import Admin
 from ...topics.cluster import Cluster
-from ...topics.dead_letter import RETRY_SUFFIX, SUFFIX
+from ...topics.dead_letter import RETRY_SUFFIX, SUFFIX, read_retry
+from ...topics.headers import headers_of
+from ...topics.partition_reader import read_to_end
+from ...topics.topic_partition import TopicPartition
 from ..run_state import RUNS_TOPIC, RunRegistry, RunState
 from .dead_letter_reader import DeadLetterFilter, DeadLetterRecord
 from .republish_run import change_state
 from .republisher import Republisher
 
-__all__ = ["forget_ends", "supersede"]
+__all__ = ["forget_ends", "supersede", "take_back"]
 
 
 def supersede(
@@ -58,6 +63,38 @@ def supersede(
             republisher.note_done(target, ranges)
             count += len(ranges)
     return count
+
+
+def take_back(cluster: Cluster, unread: Mapping[TopicPartition, int], *, runs_topic: str = RUNS_TOPIC) -> None:
+    """Store of dead letters that they are not done, because no worker has read their records (blocking).
+
+    Args:
+        unread: partitions of retry topics that are deleted, each with the offset up to which they were read.
+
+    Raises:
+        Stop: see `supersede`.
+    """
+    admin = Admin(cluster)
+    waiting: Counter[tuple[str, str, bytes | None, bytes | None]] = Counter()
+    for run in read_to_end(cluster, unread, admin.spans(unread)[1]):
+        for message in run.messages:
+            waiting[run.at.topic, str(read_retry(headers_of(message))[1]), message.key(), message.value()] += 1
+    retried = {topic for topic, *_ in waiting}
+    states = [state for state in RunRegistry(cluster, runs_topic).all() if state.topic in retried] if retried else []
+    existing = admin.partitions(state.specs[0] for state in states if _is_of_letters(state))
+    for topic in existing:
+        republisher = Republisher(cluster, topic, runs_topic=runs_topic, admin=admin)
+        read = republisher.read(DeadLetterFilter())
+        sent = [letter for letter, done in read if done and letter.retry_topic in retried]
+        lost: dict[str, list[tuple[int, int, int]]] = {}
+        for letter in reversed(sent):  # of several for one record, the last one waits
+            target = letter.retry_topic or ""
+            record = target, str(letter.origin), letter.key, letter.value
+            if waiting[record] > 0:
+                waiting[record] -= 1
+                lost.setdefault(target, []).append((letter.partition, letter.offset, letter.offset + 1))
+        for target, ranges in lost.items():
+            republisher.note_done(target, ranges, done=False)
 
 
 def forget_ends(cluster: Cluster, topics: Collection[str], *, runs_topic: str = RUNS_TOPIC) -> None:

@@ -450,3 +450,32 @@ async def test_after_a_reset_dead_letters_come_back_unless_their_records_have(
         assert republish(topic).sent == 0
     sound, picky = (1113, 1113) if start == "earliest" else (2, 1002)
     assert (table_of(two.app, "sound"), table_of(two.app, "picky")) == ({"all": sound}, {"all": picky})
+
+
+@pytest.mark.parametrize("start", ["earliest", "latest"])
+async def test_records_that_a_reset_deletes_before_they_are_read_come_back_from_their_dead_letters(
+    lab, table_of, republish, retried, start
+) -> None:
+    #  1✗ 10✗ 10✗    1 is re-published and read, 10 and 10 are not read    reset, where 1 and the first 10 are deleted
+    topic, name = lab.topic(1), lab.fresh("app")
+    two, retry = Two(lab, topic, name), f"{name}-picky-retry"
+    two.bad = {1, 10}
+    async with lab.running(two.app):
+        lab.produce(topic, [1, 10, 10])
+        await lab.caught_up(topic, two.app)
+        two.bad = set()
+        assert republish(topic, match="no 1 ").sent == 1
+        await retried(two.app, retry)
+    assert republish(topic).sent == 2
+    lab.admin.delete_records({TopicPartition(topic, 0): 2})
+    resetting = AppReset(Two(lab, topic, name).app)
+    resetting.execute(resetting.plan(), start=start, runs_topic=republish.runs)
+    two = Two(lab, topic, name)
+    two.bad = set()
+    async with lab.running(two.app):
+        lab.produce(topic, [100])
+        await lab.caught_up(topic, two.app)
+        assert republish(topic).sent == (1 if start == "earliest" else 2)
+        await retried(two.app, retry)
+        assert republish(topic).sent == 0
+    assert table_of(two.app, "picky") == {"all": 120}
