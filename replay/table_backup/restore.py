@@ -27,6 +27,7 @@ from ...agents.tables.table import Table
 from ...topics import clock
 from ...topics.admin import Admin, TopicSpec
 from ...topics.consumer_groups import ConsumerGroups
+from ...topics.dead_letter import RETRY_SUFFIX
 from ...topics.errors import Rebuild, Stop, Usage
 from ...topics.producer import Aborted, TransactionalProducer
 from ...topics.spelling import did_you_mean
@@ -226,7 +227,10 @@ def _start_offsets(app: App, backup: Backup, start: StartOffsets | None) -> list
     at = [(offset.topic, offset.partition) for offset in backup.offsets]
     counts = admin.partitions()
     read = {topic for topics in topics_of_agents(runtime).values() for topic in topics}
-    own = set(own_topics(runtime, read | {topic for topic, _ in at}))
+    known = {topic for topic, _ in at}
+    # Also those that the app has made since, but not what it does not read as its inputs: changelogs and the like.
+    made = {topic for topic in counts if topic.endswith(("-repartition", RETRY_SUFFIX))}
+    own = set(own_topics(runtime, read | known | made))
     read -= own
     missing = {topic for topic, partition in at if partition >= counts.get(topic, 0)}
     if start != "backup":  # workers make the app's own topics anew, and what it does not read is of no matter
