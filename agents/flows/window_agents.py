@@ -217,7 +217,10 @@ class Source:
                 waits=waiting is not None,
             )
         except NotVectorizable:
-            return None if waiting is None else self._by_column(batch, states, state, closed_ms, None)
+            if waiting is None:
+                return None
+            waiting.reduce_into(states)  # they are in front of these
+            return self._by_column(batch, states, state, closed_ms, None)
         for row, error in done.untimed:
             self._stream.context.apply_policy(self._stream, rows[row], error, "time")
         give_up(self._stream, rows, done.failed)

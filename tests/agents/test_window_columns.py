@@ -308,3 +308,18 @@ def test_a_batch_comes_to_the_same_by_column(kind: str, time: str, declared: Any
     event("late" if by_row[-1][2] else "none late")
     assert repr(by_column) == repr(by_row)
     assert repr(together) == repr(one_by_one)
+
+
+def test_a_batch_that_cannot_wait_is_reduced_behind_those_that_do() -> None:
+    how = AggregateReducer({"most": Max("price"), "sum": Sum("weight")})
+    columns = {"user": ["ann"], "at": [5], "__time": [5]}
+    waits = pa.record_batch({**columns, "price": [1], "weight": [1.0]})
+    # A weight of -0.0 cannot wait. 1 and 1.0 are equal, so the first of them is the greatest.
+    alone = pa.record_batch({**columns, "price": [1.0], "weight": [-0.0]})
+    made = [(waits, NEVER_MS), (alone, NEVER_MS)]
+    with small_batches_by_column():
+        found = [
+            outcome(columnar, made, None, "tumbling", how, (), time=EventTime("at"), grace_ms=0, waits=True)[0]
+            for columnar in (False, True)
+        ]
+    assert repr(found[1]) == repr(found[0])
