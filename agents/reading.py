@@ -58,7 +58,8 @@ def refuse_others(stream: Stream) -> None:
         Usage: `app.stream(topic)` in a task, in another agent, or in a task that an agent has started.
     """
     runner, origin = stream.context.current, cast(Any, stream)
-    while origin._prev is not None:
+    # A stream between two steps, as in `group_by(…).through(…)`, is read by a runner of its own.
+    while origin._prev is not None and (runner is None or runner.source is not origin):
         origin = origin._prev
     if runner is None or runner.source is not origin:
         where = "outside of an agent" if runner is None else f"in agent {runner.name}, whose stream is another one"

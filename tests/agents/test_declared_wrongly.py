@@ -331,3 +331,27 @@ def test_a_stream_that_would_get_no_records_is_refused(where: str, said: str) ->
     with World(lambda: reads_elsewhere(where)) as world, pytest.raises(Usage, match=said):
         world.send("orders", 1)
         world.settle()
+
+
+@pytest.mark.parametrize("ways", ["group through", "through group", "through through group"])
+def test_streams_between_the_steps_of_a_chain_are_not_refused(ways: str) -> None:
+    def chained() -> App:
+        app = App("chained", topic_partitions=1)
+        seen = app.Table("seen", default=int)
+
+        @app.agent(app.topic("orders", key_type=str, value_type=int), name="read")
+        async def read(stream: Any) -> None:
+            for number, way in enumerate(ways.split()):
+                if way == "group":
+                    stream = stream.group_by(lambda order: str(order), name="amount")
+                else:
+                    stream = stream.through(f"between-{number}")
+            async for order in stream:
+                seen["all"] += order
+
+        return app
+
+    with World(chained) as world:
+        world.send("orders", 3, key="ann")
+        world.settle()
+        assert world.table("seen") == {"all": 3}
