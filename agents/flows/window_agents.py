@@ -124,6 +124,7 @@ class Source:
         self._windows, self._grace_ms, self._max_jump_ms = windows, spec.grace_ms, spec.timing.max_jump_ms
         # Functions of the program might read the table, and so have the given states applied to it.
         self._adds_in_place = combiner.columnar
+        self._may_wait = combiner.how.adds() is not None
         self._is_columnar = combiner.columnar and windows.gap_ms is None and (time.of is None or is_columnar(time.of))
         self._idleness = None if idle_after_ms is None else Idleness(idle_after_ms)
         topic = stream.topic
@@ -149,6 +150,7 @@ class Source:
                 raise goes to the failure policy here, so that its time counts.
         """
         stream, queue = self._stream, self._stream.queue
+        waiting = waiting if self._may_wait else None
         own = batch.at.topic in self._names
         at = batch.at if own else TopicPartition(self._name, batch.at.partition)  # a retry topic has no time of its own
         records, control = control_apart(stream, batch)

@@ -12,7 +12,7 @@ import msgspec
 import numpy as np
 import pyarrow as pa
 import pytest
-from anabranch import App, Count, Cumulating, Hopping, Max, Min, Sum, Tumbling, col
+from anabranch import App, Count, Cumulating, Distinct, Hopping, Max, Min, Sum, Tumbling, col
 from anabranch.agents.engine.partition_queue import QueuedBatch
 from anabranch.agents.engine.record_queue import RecordQueue
 from anabranch.agents.event_time.channel import END_MS, NEVER_MS, Channel
@@ -323,3 +323,13 @@ def test_a_batch_that_cannot_wait_is_reduced_behind_those_that_do() -> None:
             for columnar in (False, True)
         ]
     assert repr(found[1]) == repr(found[0])
+
+
+def test_batches_of_aggregates_that_never_wait_are_read_once() -> None:
+    columns = {"user": ["ann"], "at": [5], "__time": [5], "price": [1]}
+    made = [(pa.record_batch(columns), NEVER_MS)] * 3
+    how = AggregateReducer({"prices": Distinct("price")})
+    with small_batches_by_column():
+        found, ways = outcome(True, made, None, "tumbling", how, (), time=EventTime("at"), grace_ms=0, waits=True)
+    assert ways == {True: 3}
+    assert found[-1][0] == [("ann", -7000, 3000, [[1]])]
