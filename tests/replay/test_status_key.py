@@ -17,6 +17,8 @@ import pytest
 PROGRAM = """
 import os, sys, time
 from anabranch.replay.cli.status_key import call_on_enter
+if os.isatty(0):
+    os.close(os.open(os.ttyname(0), os.O_RDWR))  # a session's leader that opens a terminal is controlled by it
 if sys.argv[1:] == ["background"]:
     job = os.fork()
     if job:
@@ -38,10 +40,17 @@ class Terminal:
 
     def __init__(self, *arguments: str) -> None:
         self.shown = ""
-        self.pid, self._screen = pty.fork()
-        if self.pid == 0:
-            os.environ["PYTHONPATH"] = str(Path(anabranch.__file__).parents[1])
-            os.execv(sys.executable, [sys.executable, "-c", PROGRAM, *arguments])
+        self._screen, its_side = pty.openpty()
+        # Not `pty.fork`: between a fork and the program, Python may wait for ever for a lock of another thread.
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", PROGRAM, *arguments],
+            stdin=its_side,
+            stdout=its_side,
+            stderr=its_side,
+            start_new_session=True,
+            env=os.environ | {"PYTHONPATH": str(Path(anabranch.__file__).parents[1])},
+        )
+        os.close(its_side)
         threading.Thread(target=self._read, daemon=True).start()
 
     def _read(self) -> None:
@@ -55,8 +64,8 @@ class Terminal:
         os.write(self._screen, text.encode())
 
     def end(self) -> None:
-        os.kill(self.pid, 9)
-        os.waitpid(self.pid, 0)
+        self._process.kill()
+        self._process.wait()
         os.close(self._screen)
 
 
