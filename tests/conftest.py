@@ -203,7 +203,7 @@ def covered_in_memory(items: list[pytest.Item]) -> list[pytest.Item]:
 
 
 def suffices_in_memory(item: pytest.Item, function: str) -> bool:
-    """Whether its file says that a run on Kafka in memory tells as much."""
+    """Return whether the file of a test says that its run on Kafka in memory suffices."""
     mark = item.get_closest_marker(SUFFICES)
     return mark is not None and function not in mark.args
 

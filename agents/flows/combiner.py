@@ -14,7 +14,7 @@ Invariants.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, cast
 
@@ -27,6 +27,7 @@ from ..tables.value_cache import own_copy
 from .aggregates import What
 from .expressions import Expression, NotVectorizable
 from .operators import Keying, Map, is_columnar
+from .pieces import Pieces
 from .reducers import Reducer, merge_states, reduced
 
 if TYPE_CHECKING:
@@ -63,7 +64,6 @@ States = dict[object, object]
 _TYPES = {"text": str, "int": int, "bool": bool, "float": float}
 
 # What may be pending in a partition; more is no faster.
-_MOST_PENDING_BYTES = 16_000_000
 _MOST_PENDING_KEYS = 100_000
 
 # Columns cost the same for few rows, so the exact limit matters little.
@@ -237,7 +237,7 @@ class Combiner:
         keys, columns, live, failed = self._read(frame, messages, own_keys)
         return Piece.of(keys, columns, live, adds, panes), failed
 
-    def grouped(self, pieces: Sequence[Piece]) -> States:
+    def grouped(self, pieces: Iterable[Piece]) -> States:
         """Reduce pieces that go with each other."""
         from .groups import grouped_pieces
 
@@ -295,20 +295,13 @@ class PendingResults:
 
     def __init__(self, stream: Stream, combiner: Combiner) -> None:
         self._stream, self._combiner = stream, combiner
-        self._pieces: list[Piece] = []
-        self._size_bytes = 0
+        self._pieces = Pieces()
         self._states = States()
         self._is_applied = False
 
     def add(self, piece: Piece) -> bool:
         """Keep one more piece; return False where it does not go with the others, or would be too much."""
-        if self._states:
-            return False
-        if self._pieces and not (self._size_bytes < _MOST_PENDING_BYTES and piece.goes_with(self._pieces)):
-            return False
-        self._pieces.append(piece)
-        self._size_bytes += piece.size_bytes
-        return True
+        return not self._states and self._pieces.add(piece)
 
     def add_rows(self, messages: Sequence[Message], values: Sequence[object]) -> bool:
         """Reduce records row by row; return False where they do not go with the others, or would be too much. Raises

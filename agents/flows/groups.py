@@ -8,10 +8,10 @@ A key that occurs in several batches is looked up once if they are grouped as on
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import NamedTuple, TypeVar, cast
+from typing import TYPE_CHECKING, NamedTuple, TypeVar, cast
 
 import numpy as np
 import pyarrow as pa
@@ -19,6 +19,9 @@ import pyarrow as pa
 from ..event_time.windows import Pane
 from .column_evaluation import Column, Mask, numbers
 from .expressions import NotVectorizable
+
+if TYPE_CHECKING:
+    from .pieces import Pieces
 
 __all__ = ["Mask", "Panes", "Piece", "RowGroups", "grouped_pieces"]
 
@@ -309,14 +312,13 @@ class Piece:
         """The kinds of keys and columns."""
         return [self.keys.kind, *(None if column is None else column.kind for column in self.columns)]
 
-    def goes_with(self, others: Sequence[Piece]) -> bool:
+    def goes_with(self, others: Pieces) -> bool:
         """Return whether this piece and the others can be grouped as one."""
-        rows = len(self) + sum(map(len, others))
-        largest = max(self.largest, *(other.largest for other in others))
-        return self.kinds == others[0].kinds and largest * rows < _INT64
+        rows, largest = len(self) + others.rows, max(self.largest, others.largest)
+        return self.kinds == others.kinds and largest * rows < _INT64
 
 
-def grouped_pieces(pieces: Sequence[Piece]) -> tuple[RowGroups, list[Column | None]]:
+def grouped_pieces(pieces: Iterable[Piece]) -> tuple[RowGroups, list[Column | None]]:
     """Return the groups of the rows of pieces that go with each other, and their columns, as those of one batch."""
     keys = _concatenated([piece.keys for piece in pieces])
     columns = [

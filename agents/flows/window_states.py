@@ -20,6 +20,7 @@ from ..tables.absent import ABSENT
 from ..tables.value_cache import own_copy
 from ..tables.window_table import WindowTable, window_content
 from .combiner import refused
+from .pieces import Pieces
 from .reducers import AggregateReducer, Reducer, merge_states
 
 if TYPE_CHECKING:
@@ -38,7 +39,6 @@ States = dict[Pane, dict[object, object]]
 
 # What may be pending in a partition; more is no faster.
 _MOST_PENDING = 100_000
-_MOST_WAITING_BYTES = 16_000_000
 
 
 def merge_panes(states: States, others: Mapping[Pane, dict[object, object]], how: Reducer) -> None:
@@ -71,18 +71,16 @@ class WaitingRows:
 
     def __init__(self, how: Reducer) -> None:
         self._how = how
-        self._pieces: list[Piece] = []
-        self._size_bytes = 0
+        self._pieces = Pieces()
         self.first: Pane | None = None
 
     def add(self, piece: Piece, states: States) -> None:
         """Add the rows of a batch. Where they do not go with the others, or would be too much, reduce those first."""
         if not len(piece) or piece.panes is None:
             return
-        if self._pieces and not (self._size_bytes < _MOST_WAITING_BYTES and piece.goes_with(self._pieces)):
+        if not self._pieces.add(piece):
             self.reduce_into(states)
-        self._pieces.append(piece)
-        self._size_bytes += piece.size_bytes
+            self._pieces.add(piece)
         codes, spans = piece.panes
         first = spans[int(codes.min())]  # the earliest pane is the first
         self.first = first if self.first is None else min(first, self.first)
@@ -95,12 +93,12 @@ class WaitingRows:
 
         groups, columns = grouped_pieces(self._pieces)
         reduced = groups.by_pane(self._how.grouped(groups, columns))
-        self._pieces, self._size_bytes, self.first = [], 0, None
+        self._pieces, self.first = Pieces(), None
         merge_panes(states, reduced, self._how)
 
 
 class PendingWindows:
-    """What a partition of windows is joined with together; see `OpenPartition.defer`.
+    """Pending changes of one partition of windows, joined with the table together; see `OpenPartition.defer`.
 
     Attributes:
         states: partial results.

@@ -73,7 +73,7 @@ class UncommittedWrites(Generic[K, V]):
     def _written(self, writer: IsolatedWriter | None) -> Iterator[tuple[int, dict[K, V]]]:
         """Iterate over partitions and what an agent has written there, as it is now."""
         for number, partition in self.partitions.items():
-            epoch, moved = partition.state.epoch, partition.moved.of(writer) if partition.moved else ()
+            epoch, moved = partition.state.epoch, partition.moved.of(writer)
             written = {cast("K", key): value for key in moved if (value := epoch.get(key, ABSENT)) is not ABSENT}
             if partition.writer is writer:
                 written.update(partition.writes)
@@ -108,7 +108,7 @@ class UncommittedWrites(Generic[K, V]):
                 partition.apply_pending()
             if partition.writer is writer:
                 partition.move_to_epoch()
-            for key in partition.moved.of(writer) if partition.moved else ():
+            for key in partition.moved.of(writer):
                 del partition.moved[key]
         self.in_savepoints = True
 

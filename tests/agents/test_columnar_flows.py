@@ -15,6 +15,7 @@ from anabranch.agents.flows.combiner import Combiner, Failed
 from anabranch.agents.flows.expressions import Constant, Expression, Function, NotVectorizable, Operation
 from anabranch.agents.flows.hyperloglog import ApproxDistinct
 from anabranch.agents.flows.operators import Filter, FlatMap, Keying, Map, Operator, Select, WithColumns
+from anabranch.agents.flows.pieces import Pieces
 from anabranch.agents.flows.reducers import AggregateReducer, PairReducer
 from anabranch.topics.errors import Usage
 from anabranch.topics.serde import codec
@@ -322,14 +323,13 @@ def test_batches_that_are_grouped_as_one_give_what_their_rows_give(
     fold = Combiner(
         Keying(Source(), (Filter(~col("p").is_null()),), (key, value if isinstance(how, PairReducer) else None)), how
     )
-    pieces, values = [], []
+    pieces, values = Pieces(), []
     for batch in found:
         rows = list(map(msgspec.json.encode, batch.to_pylist()))
         made = fold.piece(batch, [Row(row, None) for row in rows])
-        if made is None or (pieces and not made[0].goes_with(pieces)):
+        if made is None or not pieces.add(made[0]):
             event("one by one")
             continue
-        pieces.append(made[0])
         values += map(msgspec.json.decode, rows)
     if pieces:
         event(f"{len(pieces)} batches")
@@ -346,11 +346,11 @@ def test_sums_that_may_leave_64_bits_together_are_not_grouped_as_one() -> None:
         return made[0]
 
     large, small = piece(2**60), piece(5)
-    assert large.goes_with([small])
-    assert not large.goes_with([large, small, small])
+    assert large.goes_with(Pieces([small]))
+    assert not large.goes_with(Pieces([large, small, small]))
     assert fold.grouped([large, small]) == {"a": 2**60 + 5, "b": 2}
     assert fold.piece(pa.record_batch({"key": ["a"], "n": [1.5]}), []) is not None
-    assert not large.goes_with([fold.piece(pa.record_batch({"key": ["a"], "n": [1.5]}), [])[0]])  # type: ignore[index]
+    assert not large.goes_with(Pieces([fold.piece(pa.record_batch({"key": ["a"], "n": [1.5]}), [])[0]]))  # type: ignore[index]
     for doubtful in ([2**62, 1], [0.5, -0.0], ["x", "y"]):
         assert fold.piece(pa.record_batch({"key": ["a", "b"], "n": doubtful}), []) is None, doubtful
 

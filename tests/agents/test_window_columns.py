@@ -21,6 +21,7 @@ from anabranch.agents.event_time.time_columns import moments, panes_of, stream_t
 from anabranch.agents.event_time.windows import Windows
 from anabranch.agents.flows.combiner import Combiner, small_batches_by_column
 from anabranch.agents.flows.operators import Filter, Keying, Operator
+from anabranch.agents.flows.pieces import Pieces
 from anabranch.agents.flows.reducers import AggregateReducer, PairReducer, Reducer
 from anabranch.agents.flows.window_agents import Source
 from anabranch.agents.flows.window_states import States, WaitingRows
@@ -223,8 +224,8 @@ def batches(draw: Any, times: Any) -> list[tuple[pa.RecordBatch, int]]:
 
 
 def snapshot(waiting: WaitingRows) -> WaitingRows:
-    made: Any = copy(waiting)  # `add` appends to its list
-    made._pieces = list(made._pieces)
+    made: Any = copy(waiting)  # `add` appends to its pieces
+    made._pieces = Pieces(made._pieces)
     return made
 
 
